@@ -1,0 +1,26 @@
+//! The core of Steadfast: a control plane for stateful services that stay themselves.
+//!
+//! - [`ids`], [`model`]: names, identifiers and plain data
+//! - [`metadata`], [`registry`], [`volume`], [`ip`], [`orchestrator`], [`engine`]: the contracts that backends
+//!   and blueprints fulfil, each with a memory backend (but for engines)
+//! - [`runtime`]: where time, randomness and tasks come from
+//! - [`error`], [`observed`]: how failures and observations are told
+
+pub mod control;
+pub mod engine;
+pub mod error;
+pub mod ids;
+pub mod ip;
+pub mod lease;
+pub mod metadata;
+pub mod model;
+pub mod observed;
+pub mod orchestrator;
+pub mod registry;
+pub mod runtime;
+pub mod store;
+pub mod volume;
+
+pub use error::{Effect, Error, ErrorKind, Result, Retry};
+pub use observed::Observed;
+pub use runtime::Environment;

@@ -1,0 +1,86 @@
+//! Keys: paths of plain segments.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A key, or a prefix of keys: segments joined by `/`.
+///
+/// Segments are of `A-Z a-z 0-9 - _ . : @`, not empty, and neither `.` nor `..`; a key is at most 512 bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Key(String);
+
+/// A text that is not a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a key: use 1 to 512 bytes of segments of A-Z a-z 0-9 - _ . : @, joined by '/'")]
+pub struct InvalidKey(String);
+
+impl Key {
+    /// The key of these segments.
+    ///
+    /// # Errors
+    /// If a segment has a character that keys don't have, or the whole is too long.
+    pub fn new<S: AsRef<str>>(segments: impl IntoIterator<Item = S>) -> Result<Self, InvalidKey> {
+        let mut text = String::new();
+        for segment in segments {
+            if !text.is_empty() {
+                text.push('/');
+            }
+            text.push_str(segment.as_ref());
+        }
+        text.parse()
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its segments.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+
+    /// Whether this key lies under `prefix`, by whole segments.
+    pub fn is_under(&self, prefix: &Key) -> bool {
+        self.0.strip_prefix(&prefix.0).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = InvalidKey;
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'@');
+        let good = text.len() <= 512
+            && text.split('/').all(|segment| {
+                !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain)
+            });
+        if good { Ok(Key(text.to_owned())) } else { Err(InvalidKey(text.chars().take(80).collect())) }
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = InvalidKey;
+    fn try_from(text: String) -> Result<Self, InvalidKey> {
+        text.parse()
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> String {
+        key.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}

@@ -1,0 +1,30 @@
+//! What is stored and shown: plain data, no behaviour beyond what keeps it consistent.
+
+mod condition;
+mod event;
+mod member;
+mod node;
+mod operation;
+mod reason;
+mod secret;
+mod service;
+mod spec;
+
+pub use condition::{Condition, ConditionKind, Truth};
+pub use event::{Event, EventRing};
+pub use member::{
+    AddressBinding, Evidence, Holder, Initialised, Member, MemberPhase, MemberStatus, Position, Role,
+    VolumeBinding,
+};
+pub use node::{FencingLevel, NodeHealth, NodeRecord, NodeStatus};
+pub use operation::{Operation, OperationKind, OperationState, Step, StepState};
+pub use reason::Reason;
+pub use secret::SealedSecret;
+pub use service::{
+    Blueprint, Desired, Group, Leadership, RolePhase, RoleState, Service, ServiceState, SpecRevision,
+    StoredPort, Topology,
+};
+pub use spec::{
+    Durability, FailoverMode, FailoverSpec, FencingSpec, GroupSpec, MOST_REPLICAS, OnDelete, PlacementSpec,
+    ServiceSpec, SpecError, Spread, VolumeClaim,
+};

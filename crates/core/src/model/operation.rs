@@ -1,0 +1,145 @@
+//! Operations: what a user asked for, as a durable record that any server can finish.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Reason;
+use crate::ids::{Generation, MemberName, OperationId, ServerId, ServiceId, ServiceName};
+use crate::runtime::Timestamp;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    /// Make a service.
+    Create,
+    /// Remove a service.
+    Delete,
+    /// Bring a deleted service back.
+    Undelete,
+    /// Restart every member, one after another.
+    Restart,
+    /// Stop every member.
+    Stop,
+    /// Start a stopped service.
+    Start,
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            OperationKind::Create => "create",
+            OperationKind::Delete => "delete",
+            OperationKind::Undelete => "undelete",
+            OperationKind::Restart => "restart",
+            OperationKind::Stop => "stop",
+            OperationKind::Start => "start",
+        })
+    }
+}
+
+/// How far an operation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum OperationState {
+    /// Recorded, not begun.
+    Pending,
+    /// Under way.
+    Running,
+    /// Waiting for a gate that is named.
+    Waiting,
+    /// Done.
+    Succeeded,
+    /// Given up.
+    Failed,
+    /// Cancelled by a user.
+    Cancelled,
+    /// Overtaken by another operation.
+    Superseded,
+}
+
+impl OperationState {
+    /// Whether nothing more will happen.
+    pub fn is_final(self) -> bool {
+        match self {
+            OperationState::Pending | OperationState::Running | OperationState::Waiting => false,
+            OperationState::Succeeded
+            | OperationState::Failed
+            | OperationState::Cancelled
+            | OperationState::Superseded => true,
+        }
+    }
+}
+
+impl fmt::Display for OperationState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            OperationState::Pending => "Pending",
+            OperationState::Running => "Running",
+            OperationState::Waiting => "Waiting",
+            OperationState::Succeeded => "Succeeded",
+            OperationState::Failed => "Failed",
+            OperationState::Cancelled => "Cancelled",
+            OperationState::Superseded => "Superseded",
+        })
+    }
+}
+
+/// How far one step has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepState {
+    /// Not begun.
+    Pending,
+    /// Under way.
+    Running,
+    /// Done.
+    Done,
+}
+
+/// One step of an operation, for people to follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it does.
+    pub name: String,
+    /// How far it is.
+    pub state: StepState,
+}
+
+/// An operation (`operations/ID`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its identity.
+    pub id: OperationId,
+    /// What was asked for.
+    pub kind: OperationKind,
+    /// Of which service, by identity.
+    pub service_id: ServiceId,
+    /// Of which service, by name.
+    pub service: ServiceName,
+    /// How far it is.
+    pub state: OperationState,
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// What it waits for, and in words.
+    pub waiting: Option<(Reason, String)>,
+    /// For a restart: the generation each member has to reach.
+    #[serde(default)]
+    pub targets: BTreeMap<MemberName, Generation>,
+    /// What the caller named it by, so that asking twice makes one.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    /// The server that moved it last.
+    #[serde(default)]
+    pub server: Option<ServerId>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it last moved.
+    pub updated_at: Timestamp,
+    /// Why it failed.
+    #[serde(default)]
+    pub failure: Option<(Reason, String)>,
+    /// Fields of a newer version, kept as they are.
+    #[serde(flatten)]
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}

@@ -1,0 +1,215 @@
+//! Services: the desired state, the pinned blueprint, and who leads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{EventRing, ServiceSpec};
+use crate::ids::{
+    BlueprintName, GroupName, MemberName, OperationId, Ordinal, Revision, RoleTerm, ServiceId, ServiceName,
+    VolumeName,
+};
+use crate::runtime::Timestamp;
+
+/// What is wanted of a service as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Desired {
+    /// Every member runs.
+    Running,
+    /// Every member is stopped; everything is kept.
+    Stopped,
+    /// It is gone; volumes are kept or not as the spec says.
+    Deleted,
+}
+
+/// What a service is, computed from observations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ServiceState {
+    /// It has not served yet.
+    Creating,
+    /// It serves, with the redundancy declared.
+    Healthy,
+    /// It serves, with less redundancy than declared.
+    Degraded,
+    /// It does not serve.
+    Unavailable,
+    /// It is stopped, as wanted.
+    Stopped,
+    /// It is being deleted.
+    Deleting,
+    /// It is deleted; what it left can be undeleted.
+    Deleted,
+    /// Nothing fresh is known.
+    Unknown,
+}
+
+impl fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ServiceState::Creating => "Creating",
+            ServiceState::Healthy => "Healthy",
+            ServiceState::Degraded => "Degraded",
+            ServiceState::Unavailable => "Unavailable",
+            ServiceState::Stopped => "Stopped",
+            ServiceState::Deleting => "Deleting",
+            ServiceState::Deleted => "Deleted",
+            ServiceState::Unknown => "Unknown",
+        })
+    }
+}
+
+/// Who decides which member leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leadership {
+    /// The engine, by its own consensus.
+    Engine,
+    /// Steadfast, by role terms.
+    Steadfast,
+}
+
+/// How the members of a group belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Topology {
+    /// Members know nothing of each other.
+    Independent,
+    /// One primary takes writes, the others follow it.
+    PrimaryReplicas,
+    /// A majority of voters decides.
+    Quorum,
+}
+
+/// A port that members listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPort {
+    /// Its name, which is also the SRV service label (`redis` gives `_redis._tcp`).
+    pub name: String,
+    /// The port.
+    pub port: u16,
+    /// Whether clients use it (and it gets SRV records).
+    pub client: bool,
+}
+
+/// What a service has of its blueprint: the facts that planning needs, pinned with the spec revision.
+/// Templates, commands and probes stay in the blueprint itself, found by its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blueprint {
+    /// Its name.
+    pub name: BlueprintName,
+    /// The engine's version it was chosen for.
+    pub version: String,
+    /// The digest of the blueprint with all its templates, in hexadecimal.
+    pub digest: String,
+    /// Who decides which member leads.
+    pub leadership: Leadership,
+    /// How members belong together.
+    pub topology: Topology,
+    /// The ports.
+    pub ports: Vec<StoredPort>,
+    /// The volumes, in order, with the default size in bytes.
+    pub volumes: Vec<(VolumeName, u64)>,
+    /// In the strict durability class: how many replicas confirm a write besides the primary; 0 if an
+    /// acknowledged write may be on the primary alone.
+    pub confirming_replicas: u32,
+    /// How long an engine may take to recover without visible progress before it is called stuck, in
+    /// milliseconds.
+    pub start_deadline_ms: u64,
+}
+
+/// A spec and the blueprint it was made for (`revisions/SERVICE/N`). Never changed once written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpecRevision {
+    /// The service.
+    pub service_id: ServiceId,
+    /// Its number.
+    pub revision: Revision,
+    /// What the user asked for.
+    pub spec: ServiceSpec,
+    /// What the blueprint makes of it.
+    pub blueprint: Blueprint,
+    /// The options with the blueprint's defaults filled in.
+    pub options: BTreeMap<String, Value>,
+    /// When it was written.
+    pub created_at: Timestamp,
+}
+
+/// A group of like members, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// How many members it shall have: ordinals `0..replicas`.
+    pub replicas: Ordinal,
+}
+
+/// How far the leadership of a group has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RolePhase {
+    /// The named leader makes the first data; nobody else may.
+    Bootstrapping,
+    /// The named leader leads, or is to come back and lead.
+    Led,
+    /// Nobody leads: survivors stop following and report how far they are.
+    Electing,
+}
+
+/// Who leads a group whose leadership is Steadfast's. Changed by compare-and-swap before anything is promoted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleState {
+    /// The term. A member may be writable only under the newest.
+    pub term: RoleTerm,
+    /// How far it is.
+    pub phase: RolePhase,
+    /// Who leads, or makes the first data.
+    pub leader: Option<MemberName>,
+    /// Who led before.
+    pub previous: Option<MemberName>,
+    /// When this was recorded.
+    pub since: Timestamp,
+}
+
+/// A service (`services/NAME`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its immutable identity.
+    pub id: ServiceId,
+    /// Its name.
+    pub name: ServiceName,
+    /// The revision in force.
+    pub revision: Revision,
+    /// What is wanted.
+    pub desired: Desired,
+    /// Its groups.
+    pub groups: BTreeMap<GroupName, Group>,
+    /// Who leads, for groups whose leadership is Steadfast's.
+    pub roles: BTreeMap<GroupName, RoleState>,
+    /// Whether an operator has paused everything unplanned.
+    pub paused: bool,
+    /// The exclusive operation that is running.
+    pub operation: Option<OperationId>,
+    /// Whether it has ever served in full: from then on nothing is initialised as the first.
+    pub bootstrapped: bool,
+    /// Whether deletion is complete.
+    pub deleted: bool,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// What happened to it.
+    pub events: EventRing,
+    /// Fields of a newer version, kept as they are.
+    #[serde(flatten)]
+    pub extra: serde_json::Map<String, Value>,
+}
+
+impl Service {
+    /// The names of the members it shall have, in order of group and ordinal.
+    ///
+    /// Names that would be too long cannot be here: creation refuses them.
+    pub fn member_names(&self) -> impl Iterator<Item = (&GroupName, Ordinal, MemberName)> {
+        self.groups.iter().flat_map(move |(group, Group { replicas })| {
+            (0..*replicas).filter_map(move |ordinal| {
+                MemberName::of(&self.name, group, ordinal).ok().map(|name| (group, ordinal, name))
+            })
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! The memory backend: the reference, and the state of the simulator.

@@ -1,0 +1,221 @@
+//! The records of one cluster, by name: which key holds what, in one place.
+//!
+//! | key (under `PREFIX/CLUSTER`) | record |
+//! |---|---|
+//! | `format` | [`Format`]: raised only when every live server and agent supports it |
+//! | `services/NAME` | [`Service`] |
+//! | `revisions/SERVICE_ID/N` | [`SpecRevision`], immutable |
+//! | `members/SERVICE/MEMBER` | [`Member`] |
+//! | `operations/ID` | [`Operation`] |
+//! | `idempotency/DIGEST` | [`OperationId`]: which operation a caller's key made |
+//! | `secrets/SERVICE_ID/NAME` | [`SealedSecret`] |
+//! | `blueprints/DIGEST` | the blueprint's files, as the catalog stores them |
+//! | `nodes/NODE/record`, `nodes/NODE/status` | [`NodeRecord`], [`NodeStatus`] |
+//! | `leases/SHARD` | [`Lease`](crate::lease::Lease) of the servers |
+//! | `events/SERVICE_ID/FIRST` | archived events |
+//! | `tasks/NODE/MEMBER` | assignments of the process orchestrator |
+//! | `dns/…`, `ip/…` | state of backends that keep theirs in the store |
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::ids::{ClusterName, MemberName, NodeName, OperationId, Revision, ServiceId, ServiceName};
+use crate::metadata::{Key, MetadataDb, Records, Versioned, WriteOutcome};
+use crate::model::{Member, NodeRecord, NodeStatus, Operation, SealedSecret, Service, SpecRevision};
+use crate::runtime::Entropy;
+
+/// The format of the whole store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Format {
+    /// The format number.
+    pub format: u32,
+}
+
+/// The records of one cluster.
+#[derive(Debug, Clone)]
+pub struct Store {
+    records: Records,
+    cluster: ClusterName,
+}
+
+/// The first segment of every key.
+pub const PREFIX: &str = "steadfast";
+
+impl Store {
+    /// The records of `cluster` in `db`.
+    ///
+    /// # Errors
+    /// Never for a parsed cluster name.
+    pub fn new(db: Arc<dyn MetadataDb>, entropy: Entropy, cluster: ClusterName) -> Result<Self> {
+        let prefix = Key::new([PREFIX, cluster.as_str()]).map_err(|error| {
+            crate::Error::new(crate::ErrorKind::Internal, "store", "open", &cluster, error).without_effect()
+        })?;
+        Ok(Store { records: Records::new(db, entropy, prefix), cluster })
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// The records, for those who keep their own kinds.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The key of a service.
+    pub fn service_key(&self, name: &ServiceName) -> Result<Key> {
+        self.records.key(["services", name.as_str()])
+    }
+
+    /// The key of a member.
+    pub fn member_key(&self, service: &ServiceName, member: &MemberName) -> Result<Key> {
+        self.records.key(["members", service.as_str(), member.as_str()])
+    }
+
+    /// The key of an operation.
+    pub fn operation_key(&self, id: &OperationId) -> Result<Key> {
+        self.records.key(["operations", id.as_str()])
+    }
+
+    /// The key of a spec revision.
+    pub fn revision_key(&self, service: &ServiceId, revision: Revision) -> Result<Key> {
+        self.records.key(["revisions", service.as_str(), &revision.to_string()])
+    }
+
+    /// The key of a node's own record.
+    pub fn node_record_key(&self, node: &NodeName) -> Result<Key> {
+        self.records.key(["nodes", node.as_str(), "record"])
+    }
+
+    /// The key of a node's status.
+    pub fn node_status_key(&self, node: &NodeName) -> Result<Key> {
+        self.records.key(["nodes", node.as_str(), "status"])
+    }
+
+    /// The key of a secret.
+    pub fn secret_key(&self, service: &ServiceId, name: &str) -> Result<Key> {
+        self.records.key(["secrets", service.as_str(), name])
+    }
+
+    /// A service.
+    pub async fn service(&self, name: &ServiceName) -> Result<Option<Versioned<Service>>> {
+        self.records.get(&self.service_key(name)?).await
+    }
+
+    /// Every service, by name.
+    pub async fn services(&self) -> Result<Vec<Versioned<Service>>> {
+        self.all(self.records.key(["services"])?).await
+    }
+
+    /// A member.
+    pub async fn member(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+    ) -> Result<Option<Versioned<Member>>> {
+        self.records.get(&self.member_key(service, member)?).await
+    }
+
+    /// The members of a service, by name.
+    pub async fn members(&self, service: &ServiceName) -> Result<Vec<Versioned<Member>>> {
+        self.all(self.records.key(["members", service.as_str()])?).await
+    }
+
+    /// Every member of the cluster.
+    pub async fn all_members(&self) -> Result<Vec<Versioned<Member>>> {
+        self.all(self.records.key(["members"])?).await
+    }
+
+    /// A spec revision.
+    pub async fn revision(&self, service: &ServiceId, revision: Revision) -> Result<Option<SpecRevision>> {
+        let found = self.records.get(&self.revision_key(service, revision)?).await?;
+        Ok(found.map(|versioned: Versioned<SpecRevision>| versioned.body))
+    }
+
+    /// An operation.
+    pub async fn operation(&self, id: &OperationId) -> Result<Option<Versioned<Operation>>> {
+        self.records.get(&self.operation_key(id)?).await
+    }
+
+    /// Every operation, by id (which begins with its time).
+    pub async fn operations(&self) -> Result<Vec<Versioned<Operation>>> {
+        self.all(self.records.key(["operations"])?).await
+    }
+
+    /// A node's own record.
+    pub async fn node_record(&self, node: &NodeName) -> Result<Option<Versioned<NodeRecord>>> {
+        self.records.get(&self.node_record_key(node)?).await
+    }
+
+    /// A node's status.
+    pub async fn node_status(&self, node: &NodeName) -> Result<Option<Versioned<NodeStatus>>> {
+        self.records.get(&self.node_status_key(node)?).await
+    }
+
+    /// Every node's own record and status, by name. A node that has not reported yet has no status.
+    pub async fn nodes(&self) -> Result<Vec<(NodeRecord, Option<NodeStatus>)>> {
+        let found: Vec<(Key, Versioned<serde_json::Value>)> =
+            self.records.list(&self.records.key(["nodes"])?).await?;
+        let mut nodes: Vec<(NodeRecord, Option<NodeStatus>)> = Vec::new();
+        for (key, versioned) in found {
+            match key.segments().last() {
+                Some("record") => nodes.push((self.typed(&key, versioned.body)?, None)),
+                Some("status") => {
+                    let status: NodeStatus = self.typed(&key, versioned.body)?;
+                    // `record` sorts before `status`, so a status belongs to the last node.
+                    if let Some((record, slot)) = nodes.last_mut()
+                        && record.node == status.node
+                    {
+                        *slot = Some(status);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// A sealed secret of a service.
+    pub async fn secret(&self, service: &ServiceId, name: &str) -> Result<Option<SealedSecret>> {
+        let found = self.records.get(&self.secret_key(service, name)?).await?;
+        Ok(found.map(|versioned: Versioned<SealedSecret>| versioned.body))
+    }
+
+    /// The names of a service's secrets, with the secrets.
+    pub async fn secrets(&self, service: &ServiceId) -> Result<Vec<(String, SealedSecret)>> {
+        let found = self.records.list(&self.records.key(["secrets", service.as_str()])?).await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(key, versioned)| {
+                key.segments().last().map(|name| (name.to_owned(), versioned.body))
+            })
+            .collect())
+    }
+
+    /// Writes what has changed over what was read. Nothing changed writes nothing.
+    pub async fn write<T>(&self, key: &Key, before: &Versioned<T>, after: &T) -> Result<WriteOutcome>
+    where
+        T: Serialize + PartialEq + Sync,
+    {
+        if &before.body == after {
+            return Ok(WriteOutcome::Applied(before.version.clone()));
+        }
+        self.records.update(key, after, &before.version).await
+    }
+
+    async fn all<T: DeserializeOwned>(&self, prefix: Key) -> Result<Vec<Versioned<T>>> {
+        let found = self.records.list(&prefix).await?;
+        Ok(found.into_iter().map(|(_, versioned)| versioned).collect())
+    }
+
+    fn typed<T: DeserializeOwned>(&self, key: &Key, value: serde_json::Value) -> Result<T> {
+        serde_json::from_value(value).map_err(|error| {
+            crate::Error::new(crate::ErrorKind::Corrupt, self.records.db(), "decode", key, error)
+                .without_effect()
+        })
+    }
+}

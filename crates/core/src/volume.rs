@@ -1,0 +1,137 @@
+//! Volumes: made once, attached to one node at a time, and never taken from an unexpected holder.
+
+pub mod memory;
+
+use std::fmt::{Debug, Display};
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::ids::{ClusterName, MemberId, MemberName, NodeName, VolumeId, VolumeName, ZoneName};
+
+/// What a volume shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// The cluster that owns it.
+    pub cluster: ClusterName,
+    /// The member it belongs to: with the volume's name, the token that finds it again.
+    pub member: MemberId,
+    /// The member's name, for people who look at the provider.
+    pub member_name: MemberName,
+    /// Which of the member's volumes.
+    pub name: VolumeName,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// The class the cluster's configuration maps to the provider's own kinds.
+    pub class: String,
+    /// The zone it is made in, if the provider pins volumes to zones.
+    pub zone: Option<ZoneName>,
+}
+
+/// Where a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attachment {
+    /// Attached to no node.
+    Free,
+    /// On its way to a node.
+    Attaching(NodeName),
+    /// Attached.
+    Attached(NodeName),
+    /// On its way off a node, which may still write.
+    Detaching(NodeName),
+}
+
+impl Attachment {
+    /// The node that may write, or may come to.
+    pub fn holder(&self) -> Option<&NodeName> {
+        match self {
+            Attachment::Free => None,
+            Attachment::Attaching(node) | Attachment::Attached(node) | Attachment::Detaching(node) => {
+                Some(node)
+            }
+        }
+    }
+}
+
+/// What a provider says of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// The provider's identifier.
+    pub id: VolumeId,
+    /// What it was made as.
+    pub spec: VolumeSpec,
+    /// Where it is.
+    pub attachment: Attachment,
+    /// Whether somebody is using it right now, as far as the provider can see (a held lock, a mount).
+    pub in_use: bool,
+    /// Where the node that holds it finds it: a device or a folder.
+    pub device: Option<PathBuf>,
+}
+
+/// Who refuses a second writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Exclusivity {
+    /// Nobody: two nodes can write at once, so the old one must be proven unable to.
+    None,
+    /// The storage: after a detach, what the old node writes is refused.
+    Storage,
+}
+
+/// What a volume provider can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeCapabilities {
+    /// Who refuses a second writer.
+    pub exclusivity: Exclusivity,
+    /// Whether a volume can only be attached in its zone.
+    pub zonal: bool,
+    /// The most volumes one node takes; none: no limit.
+    pub attach_limit: Option<u32>,
+    /// Whether a volume can be made larger in use.
+    pub grow: bool,
+    /// Whether it makes snapshots.
+    pub snapshot: bool,
+}
+
+/// A source of volumes. Calls begin a change and return; what came of it is seen by [`describe`](Self::describe).
+#[async_trait]
+pub trait VolumeProvider: Debug + Display + Send + Sync + 'static {
+    /// What this backend can do.
+    fn capabilities(&self) -> VolumeCapabilities;
+
+    /// Makes sure that the volume of this member and name exists, and gives its identifier.
+    ///
+    /// # Behavior
+    /// - Found again by member id and volume name, however often and from wherever it is called: a crash
+    ///   between creation and recording leaks nothing.
+    /// - An existing volume is never emptied; one of another size is returned as it is.
+    async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId>;
+
+    /// What is known of a volume; `None` if it does not exist.
+    async fn describe(&self, id: &VolumeId) -> Result<Option<VolumeStatus>>;
+
+    /// Every volume of a cluster.
+    async fn list(&self, cluster: &ClusterName) -> Result<Vec<VolumeStatus>>;
+
+    /// Begins to attach a free volume to `node`.
+    ///
+    /// # Behavior
+    /// - Attached (or attaching) to `node` already: success.
+    /// - Attached to another node: `Busy`, without effect.
+    async fn begin_attach(&self, id: &VolumeId, node: &NodeName) -> Result<()>;
+
+    /// Begins to detach a volume from `expected`.
+    ///
+    /// # Behavior
+    /// - Attached to nobody, or to another node than `expected`: `Stale` for another node, success for nobody;
+    ///   either way without effect.
+    /// - The volume stays `Detaching` for as long as `expected` may still write.
+    async fn begin_detach(&self, id: &VolumeId, expected: &NodeName) -> Result<()>;
+
+    /// Deletes a volume and its data.
+    ///
+    /// # Behavior
+    /// - An absent volume is success; an attached one is `Busy`, without effect.
+    async fn delete(&self, id: &VolumeId) -> Result<()>;
+}
