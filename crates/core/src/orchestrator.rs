@@ -62,6 +62,16 @@ pub struct Workload {
     pub placements: Vec<Placement>,
 }
 
+/// A placement as its node's agent finds it (`tasks/NODE/MEMBER`), where the orchestrator leaves the starting of
+/// engines to our own agents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The service.
+    pub service: ServiceName,
+    /// The placement.
+    pub placement: Placement,
+}
+
 /// A running or ended engine, as the orchestrator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskReport {

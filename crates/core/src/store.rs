@@ -25,6 +25,7 @@ use crate::error::Result;
 use crate::ids::{ClusterName, MemberName, NodeName, OperationId, Revision, ServiceId, ServiceName};
 use crate::metadata::{Key, MetadataDb, Records, Versioned, WriteOutcome};
 use crate::model::{Member, NodeRecord, NodeStatus, Operation, SealedSecret, Service, SpecRevision};
+use crate::orchestrator::Assignment;
 use crate::runtime::Entropy;
 
 /// The format of the whole store.
@@ -94,6 +95,11 @@ impl Store {
     /// The key of a node's status.
     pub fn node_status_key(&self, node: &NodeName) -> Result<Key> {
         self.records.key(["nodes", node.as_str(), "status"])
+    }
+
+    /// The key of an assignment.
+    pub fn assignment_key(&self, node: &NodeName, member: &MemberName) -> Result<Key> {
+        self.records.key(["tasks", node.as_str(), member.as_str()])
     }
 
     /// The key of a secret.
@@ -177,6 +183,11 @@ impl Store {
             }
         }
         Ok(nodes)
+    }
+
+    /// The assignments of a node.
+    pub async fn assignments(&self, node: &NodeName) -> Result<Vec<Versioned<Assignment>>> {
+        self.all(self.records.key(["tasks", node.as_str()])?).await
     }
 
     /// A sealed secret of a service.

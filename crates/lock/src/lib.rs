@@ -1,0 +1,175 @@
+//! Kernel locks that a whole process tree inherits.
+//!
+//! A [`Lock`] is an open-file-description lock (`F_OFD_SETLK`, Linux): it belongs to the open file, not to a
+//! process. Whoever inherits the descriptor holds it too, and the kernel frees it when the **last** of them is
+//! gone: not when a pid file says so, nor when the parent dies while a busy child lives on. So a lock that is
+//! free proves that nobody of that tree is left, and [`is_held`] asks without taking it.
+//!
+//! What it does not prove: anything about another machine. On a network file system the kernel that holds the
+//! lock is the server's, with rules of its own.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
+
+/// A held lock. Dropping it closes this process's descriptor; the lock is free once every inheritor's is closed.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock for this tree alone; `None` if anyone holds it.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or made.
+    pub fn try_exclusive(path: &Path) -> io::Result<Option<Lock>> {
+        Lock::try_take(path, libc::F_WRLCK)
+    }
+
+    /// Takes the lock together with others who share it; `None` if somebody holds it exclusively.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or made.
+    pub fn try_shared(path: &Path) -> io::Result<Option<Lock>> {
+        Lock::try_take(path, libc::F_RDLCK)
+    }
+
+    /// Lets every process started from now on inherit the lock.
+    ///
+    /// Only a process that starts nothing else may call this: every child inherits.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn pass_to_children(&self) -> io::Result<()> {
+        fcntl(&self.file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    }
+
+    fn try_take(path: &Path, kind: i32) -> io::Result<Option<Lock>> {
+        let file = open(path)?;
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(kind))) {
+            Ok(_) => Ok(Some(Lock { file })),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Whether anyone holds the lock, exclusively or shared. Takes nothing. A file that does not exist is not held.
+///
+/// # Errors
+/// If the file cannot be opened: then nothing is known.
+pub fn is_held(path: &Path) -> io::Result<bool> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut probe = whole_file(libc::F_WRLCK);
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut probe))?;
+    Ok(i32::from(probe.l_type) != libc::F_UNLCK)
+}
+
+/// The processes that have the file open: for a lock file, the tree that holds it. Found by the file itself, so
+/// a reused pid is never mistaken for a holder. Processes of other users are seen by root only.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn holders(path: &Path) -> io::Result<BTreeSet<i32>> {
+    let wanted = match fs::metadata(path) {
+        Ok(metadata) => (metadata.dev(), metadata.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // The process may end, or be another user's: then it is not ours to see.
+        let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
+        let holds = descriptors.flatten().any(|descriptor| {
+            fs::metadata(descriptor.path()).is_ok_and(|open| (open.dev(), open.ino()) == wanted)
+        });
+        if holds {
+            found.insert(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn whole_file(kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: i16::try_from(kind).expect("lock types are small"),
+        l_whence: i16::try_from(libc::SEEK_SET).expect("SEEK_SET is 0"),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_excludes_and_is_seen_without_being_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        assert!(!is_held(&path).unwrap());
+        let lock = Lock::try_exclusive(&path).unwrap().unwrap();
+        assert!(is_held(&path).unwrap());
+        assert!(Lock::try_exclusive(&path).unwrap().is_none());
+        assert!(Lock::try_shared(&path).unwrap().is_none());
+        drop(lock);
+        assert!(!is_held(&path).unwrap());
+    }
+
+    #[test]
+    fn shared_holders_keep_an_exclusive_one_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = Lock::try_shared(&path).unwrap().unwrap();
+        let second = Lock::try_shared(&path).unwrap().unwrap();
+        drop(first);
+        assert!(Lock::try_exclusive(&path).unwrap().is_none());
+        drop(second);
+        assert!(Lock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_lock_is_held_until_the_last_inheritor_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = Lock::try_exclusive(&path).unwrap().unwrap();
+        lock.pass_to_children().unwrap();
+        let mut child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+        drop(lock);
+        assert!(is_held(&path).unwrap(), "the child inherited it");
+        assert!(holders(&path).unwrap().contains(&i32::try_from(child.id()).unwrap()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_held(&path).unwrap());
+    }
+}
