@@ -20,6 +20,7 @@ pub mod registry;
 pub mod runtime;
 pub mod store;
 pub mod volume;
+pub mod workflow;
 
 pub use error::{Effect, Error, ErrorKind, Result, Retry};
 pub use observed::Observed;

@@ -1,0 +1,422 @@
+//! The claim: how a member moves to a node, run by the agent on that node and only there.
+//!
+//! ```text
+//! evidence  every unreleased holder but ourselves is proven unable to write, else Waiting{FenceUnproven}
+//! epoch     CAS: epoch + 1, we are the holder and among the unreleased, phase Claiming
+//! volumes   detach from the expected holder, attach here
+//! address   take it from the expected holder
+//! name      conditional change of the DNS record
+//! Prepared  CAS: earlier holders are dropped from `unreleased`, with their evidence in the event
+//! ```
+//!
+//! Each pass reads the record, decides one [`Step`] purely ([`next`]), and takes it. The epoch is raised before
+//! any side effect, so a claimant that lost finds out before it touches anything; what it does carry out is
+//! conditional on the expected old holder.
+
+mod decide;
+mod evidence;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+pub use decide::{ClaimView, Step, VolumeView, next};
+pub use evidence::{HolderState, evidence_for};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, Incarnation, MemberName, NodeName, ServiceName};
+use crate::ip::{AddressOutcome, IpProvider};
+use crate::metadata::{Versioned, WriteOutcome};
+use crate::model::{Evidence, Holder, Initialised, Member, MemberPhase, Reason};
+use crate::observed::Observed;
+use crate::orchestrator::Orchestrator;
+use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet, Registry};
+use crate::runtime::Environment;
+use crate::store::Store;
+use crate::volume::VolumeProvider;
+
+/// How far a pass of a claim, or of its release, has come.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClaimProgress {
+    /// Everything is ours; the engine can be started (or, for a release, everything is given back).
+    Prepared(Box<Versioned<Member>>),
+    /// Something is waited for: call again on a change, or after a while.
+    Waiting(Reason, String),
+    /// The member is not ours (any more): stop what runs of it here.
+    Lost(Reason, String),
+}
+
+/// What a claim works with, on one node in one life of it.
+#[derive(Debug, Clone)]
+pub struct Claimant {
+    /// Time.
+    pub env: Environment,
+    /// The records.
+    pub store: Store,
+    /// The volumes.
+    pub volumes: Arc<dyn VolumeProvider>,
+    /// The static addresses.
+    pub ips: Arc<dyn IpProvider>,
+    /// The names.
+    pub registry: Arc<dyn Registry>,
+    /// The orchestrator: the one that knows which nodes are dead.
+    pub orchestrator: Arc<dyn Orchestrator>,
+    /// The cluster's DNS zone.
+    pub zone: DomainName,
+    /// The node that claims.
+    pub node: NodeName,
+    /// Its present life.
+    pub incarnation: Incarnation,
+}
+
+impl Claimant {
+    /// One pass of the claim of `member`: does everything that can be done now.
+    ///
+    /// # Behavior
+    /// - Idempotent: repeating after a crash, or when nothing has changed, has no further effect.
+    /// - Never touches a volume, an address or a name before the epoch is raised in the store.
+    ///
+    /// # Errors
+    /// What a backend says. Calling again is always right.
+    pub async fn advance(&self, service: &ServiceName, member: &MemberName) -> Result<ClaimProgress> {
+        loop {
+            let Some(found) = self.store.member(service, member).await? else {
+                return Ok(ClaimProgress::Lost(
+                    Reason::EpochStale,
+                    format!("{member} does not exist any more"),
+                ));
+            };
+            let view = self.view(&found).await?;
+            match next(&view) {
+                Step::Lost(reason, message) => return Ok(ClaimProgress::Lost(reason, message)),
+                Step::Wait(reason, message) => {
+                    return Ok(ClaimProgress::Waiting(reason, message));
+                }
+                Step::RaiseEpoch { evidence } => {
+                    if !self.raise_epoch(&found, &evidence).await? {
+                        continue;
+                    }
+                }
+                Step::Detach { volume, from } => self.volumes.begin_detach(&volume, &from).await?,
+                Step::RecordVolumeHolder { volume } => {
+                    let change = |body: &mut Member| {
+                        for binding in &mut body.volumes {
+                            if binding.id.as_ref() == Some(&volume) {
+                                binding.last_holder = Some(self.node.clone());
+                            }
+                        }
+                    };
+                    self.change(&found, change).await?;
+                }
+                Step::Attach { volume } => self.volumes.begin_attach(&volume, &self.node).await?,
+                Step::TakeAddress { address, from } => {
+                    match self.ips.assign(address, &self.node, from.as_ref()).await? {
+                        AddressOutcome::Applied => {}
+                        AddressOutcome::Stale(holder) => {
+                            let holder = holder.map_or_else(|| "nobody".to_owned(), |node| node.to_string());
+                            return Ok(ClaimProgress::Waiting(
+                                Reason::AddressHeldElsewhere,
+                                format!("{address} is held by {holder}, which is not who held it last"),
+                            ));
+                        }
+                    }
+                }
+                Step::RecordAddressHolder => {
+                    let change = |body: &mut Member| {
+                        if let Some(binding) = &mut body.address {
+                            binding.last_holder = Some(self.node.clone());
+                        }
+                    };
+                    self.change(&found, change).await?;
+                }
+                Step::SetName { name, set, expected } => {
+                    match self.registry.upsert(&name, &set, expected.as_ref()).await? {
+                        NameOutcome::Applied => {}
+                        NameOutcome::Stale(_) => {
+                            return Ok(ClaimProgress::Waiting(
+                                Reason::NamePending,
+                                format!("{name} was changed by somebody else at the same time"),
+                            ));
+                        }
+                    }
+                }
+                Step::Prepare { released } => {
+                    if let Some(prepared) = self.prepare(&found, &released).await? {
+                        return Ok(ClaimProgress::Prepared(Box::new(prepared)));
+                    }
+                }
+                Step::Done => return Ok(ClaimProgress::Prepared(Box::new(found))),
+            }
+        }
+    }
+
+    /// Gives back what this node holds of `member`. The caller has seen that the whole engine tree is gone from
+    /// this node, which makes it evidence `Released`.
+    ///
+    /// # Errors
+    /// What a backend says. Calling again is always right.
+    pub async fn release(&self, service: &ServiceName, member: &MemberName) -> Result<ClaimProgress> {
+        loop {
+            let Some(found) = self.store.member(service, member).await? else {
+                return Ok(ClaimProgress::Lost(
+                    Reason::EpochStale,
+                    format!("{member} does not exist any more"),
+                ));
+            };
+            let body = &found.body;
+            let ours = |holder: &Holder| holder.node == self.node;
+            if !body.unreleased.iter().any(ours) {
+                return Ok(ClaimProgress::Prepared(Box::new(found)));
+            }
+            // Volumes and address first: once we are off the list, the next claimant does not ask us.
+            for id in body.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
+                if let Some(status) = self.volumes.describe(id).await?
+                    && status.attachment.holder() == Some(&self.node)
+                {
+                    self.volumes.begin_detach(id, &self.node).await?;
+                    let after = self.volumes.describe(id).await?;
+                    if after.is_some_and(|status| status.attachment.holder() == Some(&self.node)) {
+                        return Ok(ClaimProgress::Waiting(
+                            Reason::VolumeDetaching,
+                            format!("{id} is still in use on {}", self.node),
+                        ));
+                    }
+                }
+            }
+            if let Some(binding) = &body.address {
+                // Somebody else holding it already is as good as our having given it back.
+                let _given_back: AddressOutcome = self.ips.unassign(binding.address, &self.node).await?;
+            }
+            let change = |body: &mut Member| {
+                body.unreleased.retain(|holder| holder.node != self.node);
+                let is_holder = body.holder.as_ref().is_some_and(|holder| holder.node == self.node);
+                if is_holder && body.phase != MemberPhase::Removed {
+                    set_phase(body, MemberPhase::Stopped, self.env.clock().wall());
+                }
+            };
+            if let Some(after) = self.change(&found, change).await? {
+                return Ok(ClaimProgress::Prepared(Box::new(after)));
+            }
+        }
+    }
+
+    /// Records that `member`, held under `epoch`, has come to `phase`. `false`: the epoch is no longer ours.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_phase(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+        epoch: Epoch,
+        phase: MemberPhase,
+        event: Option<(Reason, String)>,
+    ) -> Result<bool> {
+        self.record(service, member, epoch, |body, now| {
+            set_phase(body, phase, now);
+            if let Some((reason, message)) = event.clone() {
+                push_event(body, now, reason, message);
+            }
+        })
+        .await
+    }
+
+    /// Records that `member`'s data has been made. `false`: the epoch is no longer ours.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_initialised(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+        epoch: Epoch,
+        engine_version: &str,
+    ) -> Result<bool> {
+        self.record(service, member, epoch, |body, now| {
+            if body.initialised.is_none() {
+                body.initialised = Some(Initialised { epoch, engine_version: engine_version.to_owned() });
+                push_event(body, now, Reason::Created, format!("data made with engine {engine_version}"));
+            }
+        })
+        .await
+    }
+
+    async fn record(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+        epoch: Epoch,
+        change: impl Fn(&mut Member, crate::runtime::Timestamp),
+    ) -> Result<bool> {
+        loop {
+            let Some(found) = self.store.member(service, member).await? else { return Ok(false) };
+            let ours = found.body.epoch == epoch
+                && found.body.holder.as_ref().is_some_and(|holder| holder.node == self.node);
+            if !ours {
+                return Ok(false);
+            }
+            let now = self.env.clock().wall();
+            if self.change(&found, |body| change(body, now)).await?.is_some() {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn view(&self, found: &Versioned<Member>) -> Result<ClaimView> {
+        let member = &found.body;
+        let host = self.zone.child(&member.name).map_err(|error| {
+            Error::new(ErrorKind::Invalid, "claim", "name", &member.name, error).without_effect()
+        })?;
+        let held = member
+            .holder
+            .as_ref()
+            .is_some_and(|holder| holder.node == self.node && holder.incarnation == self.incarnation);
+        let others: Vec<Holder> = member
+            .unreleased
+            .iter()
+            .filter(|holder| !(holder.node == self.node && holder.incarnation == self.incarnation))
+            .cloned()
+            .collect();
+        let mut volumes = Vec::new();
+        for binding in &member.volumes {
+            let Some(id) = binding.id.clone() else { continue };
+            let status = Observed::from_option(self.volumes.describe(&id).await?);
+            volumes.push(VolumeView { id, last_holder: binding.last_holder.clone(), status });
+        }
+        let address = match &member.address {
+            Some(binding) => Observed::from_option(self.ips.status(binding.address).await?),
+            None => Observed::Absent,
+        };
+        let name = self.registry.resolve(&host, RecordKind::Addresses).await?;
+        Ok(ClaimView {
+            member: member.clone(),
+            node: self.node.clone(),
+            incarnation: self.incarnation.clone(),
+            evidence: if others.is_empty() {
+                BTreeMap::new()
+            } else {
+                self.evidence(member, &others).await?
+            },
+            others,
+            held,
+            exclusivity: self.volumes.capabilities().exclusivity,
+            volumes,
+            address,
+            host,
+            name,
+        })
+    }
+
+    /// What is known of each of these earlier holders, by their position.
+    async fn evidence(&self, member: &Member, others: &[Holder]) -> Result<BTreeMap<usize, Evidence>> {
+        let reports = self.orchestrator.nodes().await?;
+        let accept_lease = self.accepts_lease(member).await?;
+        let mut found = BTreeMap::new();
+        for (index, holder) in others.iter().enumerate() {
+            let record = self.store.node_record(&holder.node).await?.map(|record| record.body);
+            let state = HolderState {
+                holder,
+                report: reports.iter().find(|report| report.node == holder.node),
+                record: record.as_ref(),
+                claimant: (&self.node, &self.incarnation),
+                accept_lease,
+            };
+            if let Some(evidence) = evidence_for(&state) {
+                found.insert(index, evidence);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn accepts_lease(&self, member: &Member) -> Result<bool> {
+        let revision = self.store.revision(&member.service_id, member.revision).await?;
+        Ok(revision.is_some_and(|revision| revision.spec.fencing.accept_lease))
+    }
+
+    /// Raises the epoch and appends us to the unreleased holders; `false`: somebody wrote first.
+    async fn raise_epoch(&self, found: &Versioned<Member>, evidence: &[(Holder, Evidence)]) -> Result<bool> {
+        let now = self.env.clock().wall();
+        let change = |body: &mut Member| {
+            body.epoch = body.epoch.next();
+            let holder =
+                Holder { node: self.node.clone(), incarnation: self.incarnation.clone(), epoch: body.epoch };
+            let from = body.holder.replace(holder.clone());
+            body.unreleased.retain(|old| !(old.node == self.node && old.incarnation == self.incarnation));
+            body.unreleased.push(holder);
+            set_phase(body, MemberPhase::Claiming, now);
+            let proof = evidence
+                .iter()
+                .map(|(holder, evidence)| format!("{} by {evidence}", holder.node))
+                .collect::<BTreeSet<_>>();
+            let proof = if proof.is_empty() {
+                String::new()
+            } else {
+                format!("; fenced: {}", proof.into_iter().collect::<Vec<_>>().join(", "))
+            };
+            match from {
+                Some(from) if from.node != self.node => push_event(
+                    body,
+                    now,
+                    Reason::MemberMoved,
+                    format!("from {} to {}{proof}", from.node, self.node),
+                ),
+                Some(_) => push_event(body, now, Reason::Returned, format!("on {}{proof}", self.node)),
+                None => push_event(body, now, Reason::Created, format!("on {}", self.node)),
+            }
+        };
+        Ok(self.change(found, change).await?.is_some())
+    }
+
+    /// Records that everything is ours: earlier holders are dropped, since the volume is attached here.
+    async fn prepare(
+        &self,
+        found: &Versioned<Member>,
+        released: &[(Holder, Evidence)],
+    ) -> Result<Option<Versioned<Member>>> {
+        let now = self.env.clock().wall();
+        let change = |body: &mut Member| {
+            body.unreleased.retain(|holder| !released.iter().any(|(gone, _)| gone == holder));
+            body.last_node = Some(self.node.clone());
+            set_phase(body, MemberPhase::Prepared, now);
+        };
+        self.change(found, change).await
+    }
+
+    /// Applies `change` to the record as it was read; `None`: somebody wrote first.
+    async fn change(
+        &self,
+        found: &Versioned<Member>,
+        change: impl Fn(&mut Member),
+    ) -> Result<Option<Versioned<Member>>> {
+        let mut body = found.body.clone();
+        change(&mut body);
+        let key = self.store.member_key(&body.service, &body.name)?;
+        match self.store.write(&key, found, &body).await? {
+            WriteOutcome::Applied(version) => Ok(Some(Versioned { version, body })),
+            WriteOutcome::Conflict => Ok(None),
+        }
+    }
+}
+
+/// The record set of a member's name.
+pub fn address_set(address: std::net::IpAddr) -> RecordSet {
+    RecordSet::Addresses(BTreeSet::from([address]))
+}
+
+pub(crate) fn set_phase(member: &mut Member, phase: MemberPhase, now: crate::runtime::Timestamp) {
+    if member.phase != phase {
+        member.phase = phase;
+        member.phase_since = now;
+    }
+}
+
+pub(crate) fn push_event(
+    member: &mut Member,
+    now: crate::runtime::Timestamp,
+    reason: Reason,
+    message: String,
+) {
+    let name = member.name.clone();
+    let epoch = member.epoch;
+    member.events.push(now, reason, Some((&name, epoch)), message);
+}

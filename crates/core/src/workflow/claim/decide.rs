@@ -1,0 +1,225 @@
+//! The next step of a claim, as a pure function of what was read.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::address_set;
+use crate::ids::{Incarnation, NodeName, VolumeId};
+use crate::ip::AddressStatus;
+use crate::model::{Evidence, Holder, Member, MemberPhase, Reason};
+use crate::observed::Observed;
+use crate::registry::{DomainName, RecordSet};
+use crate::volume::{Attachment, Exclusivity, VolumeStatus};
+
+/// One of the member's volumes, as read.
+#[derive(Debug, Clone)]
+pub struct VolumeView {
+    /// Its identifier.
+    pub id: VolumeId,
+    /// The node it is to be detached from, as recorded.
+    pub last_holder: Option<NodeName>,
+    /// What the provider says.
+    pub status: Observed<VolumeStatus>,
+}
+
+/// Everything a claim decides on.
+#[derive(Debug, Clone)]
+pub struct ClaimView {
+    /// The record.
+    pub member: Member,
+    /// The claiming node.
+    pub node: NodeName,
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// Whether the record names us as the holder.
+    pub held: bool,
+    /// The unreleased holders besides us.
+    pub others: Vec<Holder>,
+    /// The evidence against them, by position.
+    pub evidence: BTreeMap<usize, Evidence>,
+    /// Who refuses a second writer.
+    pub exclusivity: Exclusivity,
+    /// The member's volumes.
+    pub volumes: Vec<VolumeView>,
+    /// The member's address.
+    pub address: Observed<AddressStatus>,
+    /// The member's full name.
+    pub host: DomainName,
+    /// What that name holds.
+    pub name: Option<RecordSet>,
+}
+
+/// The next step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Not ours.
+    Lost(Reason, String),
+    /// Nothing can be done now.
+    Wait(Reason, String),
+    /// Become the holder; the evidence found so far is told in the event.
+    RaiseEpoch {
+        /// Evidence per earlier holder.
+        evidence: Vec<(Holder, Evidence)>,
+    },
+    /// Begin to detach a volume from the holder that is expected.
+    Detach {
+        /// The volume.
+        volume: VolumeId,
+        /// The expected holder.
+        from: NodeName,
+    },
+    /// Record that the volume is now let near us, before attaching it.
+    RecordVolumeHolder {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Begin to attach a volume here.
+    Attach {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Take the address from the expected holder.
+    TakeAddress {
+        /// The address.
+        address: IpAddr,
+        /// The expected holder.
+        from: Option<NodeName>,
+    },
+    /// Record that we hold the address.
+    RecordAddressHolder,
+    /// Give the name its value.
+    SetName {
+        /// The name.
+        name: DomainName,
+        /// Its value.
+        set: RecordSet,
+        /// What it is expected to hold.
+        expected: Option<RecordSet>,
+    },
+    /// Record that everything is ours.
+    Prepare {
+        /// The earlier holders that are now proven unable to write.
+        released: Vec<(Holder, Evidence)>,
+    },
+    /// Everything is ours and recorded.
+    Done,
+}
+
+/// The next step of the claim that `view` shows.
+pub fn next(view: &ClaimView) -> Step {
+    let ClaimView { member, node, held, .. } = view;
+    if member.placed_on.as_ref() != Some(node) || !member.run {
+        return Step::Lost(Reason::EpochStale, format!("{} is not placed on {node}", member.name));
+    }
+    let (proven, unproven) = weigh(view);
+    if let Some(holder) = unproven.first() {
+        return Step::Wait(Reason::FenceUnproven, unproven_text(holder));
+    }
+    if !held {
+        return Step::RaiseEpoch { evidence: proven };
+    }
+    if let Some(step) = next_for_volumes(view).or_else(|| next_for_address(view)) {
+        return step;
+    }
+    let claiming =
+        matches!(member.phase, MemberPhase::Claiming | MemberPhase::Pending | MemberPhase::Stopped);
+    if claiming || !proven.is_empty() { Step::Prepare { released: proven } } else { Step::Done }
+}
+
+/// The earlier holders with their evidence, and those without any.
+///
+/// Where the storage itself refuses a second writer, the attachment is the proof: nothing is written before
+/// every volume is ours, so the claim may go on to detach them.
+fn weigh(view: &ClaimView) -> (Vec<(Holder, Evidence)>, Vec<&Holder>) {
+    let storage_refuses = view.exclusivity == Exclusivity::Storage && !view.volumes.is_empty();
+    let mut proven = Vec::new();
+    let mut unproven = Vec::new();
+    for (index, holder) in view.others.iter().enumerate() {
+        match view.evidence.get(&index) {
+            Some(evidence) => proven.push((holder.clone(), *evidence)),
+            None if storage_refuses => proven.push((holder.clone(), Evidence::StorageRefused)),
+            None => unproven.push(holder),
+        }
+    }
+    (proven, unproven)
+}
+
+fn unproven_text(holder: &Holder) -> String {
+    format!(
+        "{holder} may still write, and nothing proves that it cannot; if you know that it is off: \
+         steadfast node confirm-dead {}",
+        holder.node
+    )
+}
+
+fn next_for_volumes(view: &ClaimView) -> Option<Step> {
+    view.volumes.iter().find_map(|volume| next_for_volume(view, volume))
+}
+
+fn next_for_volume(view: &ClaimView, volume: &VolumeView) -> Option<Step> {
+    let node = &view.node;
+    let id = &volume.id;
+    let wait = |reason, text: String| Some(Step::Wait(reason, format!("volume {id} {text}")));
+    let status = match &volume.status {
+        Observed::Present(status) => status,
+        Observed::Absent => return wait(Reason::VolumeCorrupt, "does not exist at its provider".to_owned()),
+        Observed::Unknown => return wait(Reason::VolumeBusy, "cannot be looked at".to_owned()),
+    };
+    match &status.attachment {
+        Attachment::Attached(holder) if holder == node => None,
+        Attachment::Attaching(holder) if holder == node => {
+            wait(Reason::VolumeAttaching, format!("is being attached to {node}"))
+        }
+        Attachment::Free if volume.last_holder.as_ref() != Some(node) => {
+            Some(Step::RecordVolumeHolder { volume: id.clone() })
+        }
+        Attachment::Free if status.in_use => {
+            wait(Reason::VolumeBusy, "is in use although it is attached to nobody".to_owned())
+        }
+        Attachment::Free => Some(Step::Attach { volume: id.clone() }),
+        Attachment::Detaching(holder) => {
+            wait(Reason::VolumeDetaching, format!("is being detached from {holder}, which may still write"))
+        }
+        Attachment::Attached(holder) | Attachment::Attaching(holder) => {
+            if has_held(view, volume.last_holder.as_ref(), holder) {
+                Some(Step::Detach { volume: id.clone(), from: holder.clone() })
+            } else {
+                wait(Reason::VolumeBusy, format!("is attached to {holder}, which never held this member"))
+            }
+        }
+    }
+}
+
+/// Whether `holder` is recorded to have held what is to be taken from it. Anybody else is not ours to disturb.
+/// A claimant that died between taking and recording is among the unreleased.
+fn has_held(view: &ClaimView, last_holder: Option<&NodeName>, holder: &NodeName) -> bool {
+    last_holder == Some(holder) || view.others.iter().any(|other| &other.node == holder)
+}
+
+fn next_for_address(view: &ClaimView) -> Option<Step> {
+    let binding = view.member.address.as_ref()?;
+    let address = binding.address;
+    let wait = |text: String| Some(Step::Wait(Reason::AddressHeldElsewhere, format!("{address} {text}")));
+    match &view.address {
+        Observed::Present(status) if status.owner != view.member.id => {
+            return wait(format!("belongs to another member ({})", status.owner));
+        }
+        Observed::Present(status) if status.holder.as_ref() == Some(&view.node) => {}
+        Observed::Present(status) => match &status.holder {
+            Some(holder) if !has_held(view, binding.last_holder.as_ref(), holder) => {
+                return wait(format!("is held by {holder}, which never held this member"));
+            }
+            from => return Some(Step::TakeAddress { address, from: from.clone() }),
+        },
+        Observed::Absent | Observed::Unknown => return wait("is not allocated to this member".to_owned()),
+    }
+    if binding.last_holder.as_ref() != Some(&view.node) {
+        return Some(Step::RecordAddressHolder);
+    }
+    let set = address_set(address);
+    (view.name.as_ref() != Some(&set)).then(|| Step::SetName {
+        name: view.host.clone(),
+        set,
+        expected: view.name.clone(),
+    })
+}
