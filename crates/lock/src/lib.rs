@@ -85,8 +85,9 @@ pub fn is_held(path: &Path) -> io::Result<bool> {
     Ok(i32::from(probe.l_type) != libc::F_UNLCK)
 }
 
-/// The processes that have the file open: for a lock file, the tree that holds it. Found by the file itself, so
-/// a reused pid is never mistaken for a holder. Processes of other users are seen by root only.
+/// The processes that hold the lock: the tree that shares it. Found by the lock itself, so a reused pid is never
+/// mistaken for a holder, and neither is a process that has the file open to ask ([`is_held`]) or to wait.
+/// Processes of other users are seen by root only.
 ///
 /// # Errors
 /// If `/proc` cannot be read.
@@ -102,10 +103,12 @@ pub fn holders(path: &Path) -> io::Result<BTreeSet<i32>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
+        let process = entry.path();
         // The process may end, or be another user's: then it is not ours to see.
-        let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
+        let Ok(descriptors) = fs::read_dir(process.join("fd")) else { continue };
         let holds = descriptors.flatten().any(|descriptor| {
             fs::metadata(descriptor.path()).is_ok_and(|open| (open.dev(), open.ino()) == wanted)
+                && has_lock(&process.join("fdinfo").join(descriptor.file_name()))
         });
         if holds {
             found.insert(pid);
@@ -114,7 +117,13 @@ pub fn holders(path: &Path) -> io::Result<BTreeSet<i32>> {
     Ok(found)
 }
 
-/// Kills (SIGKILL) every process that has one of these files open, but this one, and says which were signalled.
+/// Whether the open file described here has a lock of its own: the kernel lists only that description's.
+fn has_lock(description: &Path) -> bool {
+    fs::read_to_string(description)
+        .is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:") && line.contains("OFDLCK")))
+}
+
+/// Kills (SIGKILL) every process that holds one of these locks, but this one, and says which were signalled.
 /// One round: who forked meanwhile is found by the next, so call it again until nobody is left.
 ///
 /// Each process is pinned before it is looked at again, so a number that is reused in between hits nobody.
@@ -198,7 +207,9 @@ mod tests {
     fn killing_the_holders_spares_everybody_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
+        // Has the file open, but not the lock.
+        let mut bystander =
+            Command::new("sleep").arg("60").stdin(File::create(&path).unwrap()).spawn().unwrap();
         drop(Lock::try_exclusive(&path).unwrap().unwrap());
         // Passed as its input and to nobody else: other tests start processes at the same time.
         let mut child = Command::new("sleep").arg("60").stdin(File::open(&path).unwrap()).spawn().unwrap();
