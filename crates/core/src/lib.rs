@@ -12,12 +12,15 @@ pub mod error;
 pub mod ids;
 pub mod ip;
 pub mod lease;
+mod memory;
 pub mod metadata;
 pub mod model;
 pub mod observed;
 pub mod orchestrator;
 pub mod registry;
 pub mod runtime;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod store;
 pub mod volume;
 pub mod workflow;
