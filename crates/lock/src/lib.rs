@@ -210,15 +210,18 @@ mod tests {
         // Has the file open, but not the lock.
         let mut bystander =
             Command::new("sleep").arg("60").stdin(File::create(&path).unwrap()).spawn().unwrap();
-        drop(Lock::try_exclusive(&path).unwrap().unwrap());
+        let lock = Lock::try_exclusive(&path).unwrap().unwrap();
         // Passed as its input and to nobody else: other tests start processes at the same time.
-        let mut child = Command::new("sleep").arg("60").stdin(File::open(&path).unwrap()).spawn().unwrap();
+        let inherited = lock.as_fd().try_clone_to_owned().unwrap();
+        let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
         let killed = kill_holders(&[&path]).unwrap();
-        assert_eq!(killed, BTreeSet::from([i32::try_from(child.id()).unwrap()]));
-        child.wait().unwrap();
-        assert!(bystander.try_wait().unwrap().is_none());
+        let spared = bystander.try_wait().unwrap().is_none();
         bystander.kill().unwrap();
         bystander.wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(killed, BTreeSet::from([i32::try_from(child.id()).unwrap()]));
+        assert!(spared);
     }
 
     #[test]
