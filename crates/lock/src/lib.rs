@@ -131,6 +131,18 @@ fn has_lock(description: &Path) -> bool {
 /// # Errors
 /// If `/proc` cannot be read. A process that may not be signalled is left out.
 pub fn kill_holders(paths: &[&Path]) -> io::Result<BTreeSet<i32>> {
+    kill_where(paths, |_| true)
+}
+
+/// As [`kill_holders`], but only of these.
+///
+/// # Errors
+/// As [`kill_holders`].
+pub fn kill_holders_among(paths: &[&Path], chosen: &BTreeSet<i32>) -> io::Result<BTreeSet<i32>> {
+    kill_where(paths, |pid| chosen.contains(&pid))
+}
+
+fn kill_where(paths: &[&Path], chosen: impl Fn(i32) -> bool) -> io::Result<BTreeSet<i32>> {
     let every = || -> io::Result<BTreeSet<i32>> {
         let mut all = BTreeSet::new();
         for path in paths {
@@ -141,7 +153,7 @@ pub fn kill_holders(paths: &[&Path]) -> io::Result<BTreeSet<i32>> {
     let own = i32::try_from(std::process::id()).ok();
     let pinned: Vec<_> = every()?
         .into_iter()
-        .filter(|pid| Some(*pid) != own)
+        .filter(|pid| Some(*pid) != own && chosen(*pid))
         .filter_map(|pid| {
             let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
             Some((pid, handle))
