@@ -48,6 +48,12 @@ pub trait Blueprints: Debug + Send + Sync + 'static {
 
     /// The names and versions on offer, with a line on each.
     fn list(&self) -> Vec<(String, String)>;
+
+    /// What the chosen durability promises, against which failure, and what it does not; empty if the
+    /// blueprint is not known.
+    fn guarantee(&self, _spec: &ServiceSpec) -> String {
+        String::new()
+    }
 }
 
 /// Seals and opens secrets.

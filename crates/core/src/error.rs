@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// What a failure means to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// Not reachable, timed out, or failing on its own side.
@@ -36,6 +37,7 @@ pub enum ErrorKind {
 
 /// Whether the effect of a failed call may have taken place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Effect {
     /// It certainly did not happen. Claimed only where that is known.
     None,

@@ -14,6 +14,7 @@ pub mod error;
 pub mod ids;
 pub mod ip;
 pub mod lease;
+mod memory;
 pub mod metadata;
 pub mod model;
 pub mod observed;
@@ -21,6 +22,8 @@ pub mod orchestrator;
 pub mod plan;
 pub mod registry;
 pub mod runtime;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod store;
 pub mod volume;
 pub mod workflow;

@@ -36,6 +36,9 @@ impl Version {
     }
 }
 
+#[cfg(feature = "schema")]
+crate::schema::text!(Version, "Opaque; never reused.");
+
 /// A stored value and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -47,6 +50,7 @@ pub struct Record {
 
 /// What must hold for a write to be applied. There is no unconditional write.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Precondition {
     /// The key has no value.
     Absent,
@@ -57,6 +61,7 @@ pub enum Precondition {
 /// How a conditional write ended. Losing a race is not an error.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum CasOutcome {
     /// Applied; the new version (for a delete, the version that was deleted).
     Applied(Version),

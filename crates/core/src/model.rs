@@ -25,6 +25,6 @@ pub use service::{
     StoredPort, Topology,
 };
 pub use spec::{
-    Durability, FailoverMode, FailoverSpec, FencingSpec, GroupSpec, MOST_REPLICAS, OnDelete, PlacementSpec,
-    ServiceSpec, SpecError, Spread, VolumeClaim,
+    ByteSize, Durability, FailoverMode, FailoverSpec, FencingSpec, GroupSpec, MOST_REPLICAS, OnDelete,
+    PlacementSpec, ServiceSpec, Span, SpecError, Spread, VolumeClaim,
 };

@@ -18,6 +18,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A held lock. Dropping it closes this process's descriptor; the lock is free once every inheritor's is closed.
 #[derive(Debug)]
@@ -84,8 +85,9 @@ pub fn is_held(path: &Path) -> io::Result<bool> {
     Ok(i32::from(probe.l_type) != libc::F_UNLCK)
 }
 
-/// The processes that have the file open: for a lock file, the tree that holds it. Found by the file itself, so
-/// a reused pid is never mistaken for a holder. Processes of other users are seen by root only.
+/// The processes that hold the lock: the tree that shares it. Found by the lock itself, so a reused pid is never
+/// mistaken for a holder, and neither is a process that has the file open to ask ([`is_held`]) or to wait.
+/// Processes of other users are seen by root only.
 ///
 /// # Errors
 /// If `/proc` cannot be read.
@@ -101,16 +103,71 @@ pub fn holders(path: &Path) -> io::Result<BTreeSet<i32>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
+        let process = entry.path();
         // The process may end, or be another user's: then it is not ours to see.
-        let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
+        let Ok(descriptors) = fs::read_dir(process.join("fd")) else { continue };
         let holds = descriptors.flatten().any(|descriptor| {
             fs::metadata(descriptor.path()).is_ok_and(|open| (open.dev(), open.ino()) == wanted)
+                && has_lock(&process.join("fdinfo").join(descriptor.file_name()))
         });
         if holds {
             found.insert(pid);
         }
     }
     Ok(found)
+}
+
+/// Whether the open file described here has a lock of its own: the kernel lists only that description's.
+fn has_lock(description: &Path) -> bool {
+    fs::read_to_string(description)
+        .is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:") && line.contains("OFDLCK")))
+}
+
+/// Kills (SIGKILL) every process that holds one of these locks, but this one, and says which were signalled.
+/// One round: who forked meanwhile is found by the next, so call it again until nobody is left.
+///
+/// Each process is pinned before it is looked at again, so a number that is reused in between hits nobody.
+///
+/// # Errors
+/// If `/proc` cannot be read. A process that may not be signalled is left out.
+pub fn kill_holders(paths: &[&Path]) -> io::Result<BTreeSet<i32>> {
+    kill_where(paths, |_| true)
+}
+
+/// As [`kill_holders`], but only of these.
+///
+/// # Errors
+/// As [`kill_holders`].
+pub fn kill_holders_among(paths: &[&Path], chosen: &BTreeSet<i32>) -> io::Result<BTreeSet<i32>> {
+    kill_where(paths, |pid| chosen.contains(&pid))
+}
+
+fn kill_where(paths: &[&Path], chosen: impl Fn(i32) -> bool) -> io::Result<BTreeSet<i32>> {
+    let every = || -> io::Result<BTreeSet<i32>> {
+        let mut all = BTreeSet::new();
+        for path in paths {
+            all.extend(holders(path)?);
+        }
+        Ok(all)
+    };
+    let own = i32::try_from(std::process::id()).ok();
+    let pinned: Vec<_> = every()?
+        .into_iter()
+        .filter(|pid| Some(*pid) != own && chosen(*pid))
+        .filter_map(|pid| {
+            let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+            Some((pid, handle))
+        })
+        .collect();
+    if pinned.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let still = every()?;
+    Ok(pinned
+        .into_iter()
+        .filter(|(pid, handle)| still.contains(pid) && pidfd_send_signal(handle, Signal::KILL).is_ok())
+        .map(|(pid, _)| pid)
+        .collect())
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -156,6 +213,27 @@ mod tests {
         assert!(Lock::try_exclusive(&path).unwrap().is_none());
         drop(second);
         assert!(Lock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn killing_the_holders_spares_everybody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        // Has the file open, but not the lock.
+        let mut bystander =
+            Command::new("sleep").arg("60").stdin(File::create(&path).unwrap()).spawn().unwrap();
+        let lock = Lock::try_exclusive(&path).unwrap().unwrap();
+        // Passed as its input and to nobody else: other tests start processes at the same time.
+        let inherited = lock.as_fd().try_clone_to_owned().unwrap();
+        let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
+        let killed = kill_holders(&[&path]).unwrap();
+        let spared = bystander.try_wait().unwrap().is_none();
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(killed, BTreeSet::from([i32::try_from(child.id()).unwrap()]));
+        assert!(spared);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::model::{
 
 /// A service and its members.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ServiceView {
     /// Its name.
     pub name: ServiceName,
@@ -52,6 +53,7 @@ pub struct ServiceView {
 
 /// A member.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct MemberView {
     /// Its name.
     pub name: MemberName,
@@ -62,6 +64,7 @@ pub struct MemberView {
     /// Its fully qualified DNS name.
     pub host: String,
     /// Its static address.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub address: Option<IpAddr>,
     /// Its phase. Observations that are too old leave what was last recorded, and say so in `stale`.
     pub phase: MemberPhase,
@@ -97,6 +100,7 @@ pub struct MemberView {
 
 /// A node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NodeView {
     /// Its name.
     pub name: NodeName,
@@ -116,6 +120,7 @@ pub struct NodeView {
 
 /// An event of a service or of one of its members.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EventView {
     /// The service.
     pub service: ServiceName,
@@ -126,6 +131,7 @@ pub struct EventView {
 
 /// One thing that would be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Planned {
     /// What: `create`, `change`, `none`.
     pub verb: String,
@@ -137,6 +143,7 @@ pub struct Planned {
 
 /// What applying a spec would do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PlanReport {
     /// The check index to apply exactly this.
     pub index: String,
@@ -156,6 +163,7 @@ pub struct PlanReport {
 
 /// Why a member is as it is: what was seen, what is waited for, what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Why {
     /// The member.
     pub member: MemberName,
@@ -169,6 +177,7 @@ pub struct Why {
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct WhyLine {
     /// Its code, if it has one.
     pub reason: Option<Reason>,
@@ -178,6 +187,7 @@ pub struct WhyLine {
 
 /// How to reach a service. Holds its secrets: never logged.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ConnectView {
     /// A URI with every member, for drivers that take one.
     pub uri: String,
@@ -186,6 +196,7 @@ pub struct ConnectView {
     /// The engine's own client with its arguments (without secrets).
     pub client: Vec<String>,
     /// Host names and addresses, for a hosts file.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<(String, String)>))]
     pub hosts: Vec<(String, IpAddr)>,
 }
 

@@ -48,6 +48,9 @@ impl Key {
     }
 }
 
+#[cfg(feature = "schema")]
+crate::schema::text!(Key, "Segments of A-Z a-z 0-9 - _ . : @, joined by /; at most 512 bytes.");
+
 impl std::str::FromStr for Key {
     type Err = InvalidKey;
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
@@ -70,6 +73,13 @@ impl TryFrom<String> for Key {
 impl From<Key> for String {
     fn from(key: Key) -> String {
         key.0
+    }
+}
+
+// Keys are ordered as their text is, so a map of keys can be searched by text.
+impl std::borrow::Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -224,7 +224,11 @@ impl Records {
         Ok(head)
     }
 
-    fn decode<T: DeserializeOwned>(&self, key: &Key, value: &[u8]) -> Result<T> {
+    /// The record in the bytes that `key` holds: for readers that scan, and go on past one that does not decode.
+    ///
+    /// # Errors
+    /// `Corrupt` if it does not decode or is of a newer format.
+    pub fn decode<T: DeserializeOwned>(&self, key: &Key, value: &[u8]) -> Result<T> {
         self.head(key, value)?;
         let envelope: Envelope<T> =
             serde_json::from_slice(value).map_err(|error| self.corrupt(key, error.to_string()))?;

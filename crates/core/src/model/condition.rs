@@ -7,6 +7,7 @@ use crate::runtime::Timestamp;
 
 /// Which statement a condition is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum ConditionKind {
     /// It serves.
     Available,
@@ -26,6 +27,7 @@ pub enum ConditionKind {
 
 /// True, false, or not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Truth {
     /// It holds.
     True,
@@ -37,6 +39,7 @@ pub enum Truth {
 
 /// A statement about a service or member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Condition {
     /// Which statement.
     pub kind: ConditionKind,

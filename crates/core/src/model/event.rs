@@ -10,6 +10,7 @@ use crate::runtime::Timestamp;
 
 /// Something that happened, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Event {
     /// Its number within the record that explains it, from 1, without holes.
     pub seq: u64,

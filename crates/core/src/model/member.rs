@@ -14,6 +14,7 @@ use crate::runtime::Timestamp;
 
 /// Why an earlier holder is known to be unable to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Evidence {
     /// It gave everything back itself.
     Released,
@@ -37,6 +38,7 @@ impl fmt::Display for Evidence {
 
 /// Who holds, or held, a member: one life of one node, under one epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Holder {
     /// The node.
     pub node: NodeName,
@@ -54,6 +56,7 @@ impl fmt::Display for Holder {
 
 /// How far a member has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum MemberPhase {
     /// Nobody has claimed it under the present placement.
     Pending,
@@ -90,6 +93,7 @@ impl fmt::Display for MemberPhase {
 
 /// What a member is within its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Role {
     /// Takes writes.
     Primary,
@@ -118,6 +122,7 @@ impl fmt::Display for Role {
 
 /// How far a member's data reaches. Comparable among the members of one group that follow one history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Position {
     /// The branch of history (a PostgreSQL timeline, a ZooKeeper epoch); 0 where the engine has none.
     pub timeline: u64,

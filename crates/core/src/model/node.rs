@@ -10,6 +10,7 @@ use crate::runtime::Timestamp;
 
 /// How sure it is that an old holder of a volume cannot write any more. Higher is surer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum FencingLevel {
     /// By lease: assumes that pauses are bounded.
     F1,
@@ -31,6 +32,7 @@ impl std::fmt::Display for FencingLevel {
 
 /// The health of a node, as observed. Age makes everything but `Dead` `Unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum NodeHealth {
     /// Heard from in time.
     Ready,

@@ -11,6 +11,7 @@ use crate::runtime::Timestamp;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OperationKind {
     /// Make a service.
@@ -42,6 +43,7 @@ impl fmt::Display for OperationKind {
 
 /// How far an operation has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum OperationState {
     /// Recorded, not begun.
     Pending,
@@ -88,6 +90,7 @@ impl fmt::Display for OperationState {
 
 /// How far one step has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum StepState {
     /// Not begun.
     Pending,
@@ -99,6 +102,7 @@ pub enum StepState {
 
 /// One step of an operation, for people to follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Step {
     /// What it does.
     pub name: String,
@@ -108,6 +112,7 @@ pub struct Step {
 
 /// An operation (`operations/ID`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Operation {
     /// Its identity.
     pub id: OperationId,
@@ -141,5 +146,6 @@ pub struct Operation {
     pub failure: Option<(Reason, String)>,
     /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
+    #[cfg_attr(feature = "schema", schema(ignore))]
     pub extra: serde_json::Map<String, serde_json::Value>,
 }

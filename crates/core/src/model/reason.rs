@@ -180,6 +180,9 @@ reasons! {
     Internal,
 }
 
+#[cfg(feature = "schema")]
+crate::schema::text!(Reason, "A reason code, in PascalCase. Newer servers may have further ones.");
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -15,6 +15,7 @@ use crate::runtime::Timestamp;
 
 /// What is wanted of a service as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Desired {
     /// Every member runs.
     Running,
@@ -26,6 +27,7 @@ pub enum Desired {
 
 /// What a service is, computed from observations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum ServiceState {
     /// It has not served yet.
     Creating,

@@ -13,6 +13,7 @@ use crate::ids::{GroupName, ServiceName, VolumeName};
 
 /// A service file that does not hold: which field, what is wrong, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[error("{field}: {problem}; {remedy}")]
 pub struct SpecError {
     /// The field, as a path (`placement.spread`).
@@ -33,6 +34,7 @@ impl SpecError {
 /// What a service shall be. The same schema in TOML and JSON; stored forms tolerate unknown keys, input is
 /// checked by [`ServiceSpec::from_input`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ServiceSpec {
     /// Always `steadfast/v1`.
     #[serde(rename = "apiVersion")]
@@ -69,6 +71,7 @@ pub struct ServiceSpec {
 
 /// A group of like members.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct GroupSpec {
     /// Its name in the blueprint.
     pub name: GroupName,
@@ -77,7 +80,8 @@ pub struct GroupSpec {
 }
 
 /// What an acknowledged write survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// Writes block rather than risk loss.
@@ -89,6 +93,7 @@ pub enum Durability {
 
 /// Where members run.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PlacementSpec {
     /// What members are spread over.
     #[serde(default)]
@@ -97,6 +102,7 @@ pub struct PlacementSpec {
 
 /// What members are spread over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Spread {
     /// Over zones, then over nodes.
@@ -108,6 +114,7 @@ pub enum Spread {
 
 /// A volume of every member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct VolumeClaim {
     /// Its name in the blueprint.
     pub name: VolumeName,
@@ -128,6 +135,7 @@ fn default_class() -> String {
 
 /// What becomes of a volume when its service is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnDelete {
     /// It stays, and is listed.
@@ -139,6 +147,7 @@ pub enum OnDelete {
 
 /// How sure it must be that an old holder cannot write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FencingSpec {
     /// The least level.
     #[serde(default = "default_minimum")]
@@ -160,6 +169,7 @@ impl Default for FencingSpec {
 
 /// What happens when a primary is lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FailoverSpec {
     /// Who decides.
     #[serde(default)]
@@ -181,6 +191,7 @@ impl Default for FailoverSpec {
 
 /// Who decides about a promotion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverMode {
     /// Steadfast, by the promotion rule.
@@ -271,6 +282,12 @@ macro_rules! serde_as_text {
 }
 serde_as_text!(ByteSize);
 serde_as_text!(Span);
+
+#[cfg(feature = "schema")]
+crate::schema::text!(ByteSize, "A whole number and a unit, as in 20GiB or 512MiB.");
+
+#[cfg(feature = "schema")]
+crate::schema::text!(Span, "A whole number and ms, s, m or h, as in 30s.");
 
 impl ServiceSpec {
     /// The only version of the schema.

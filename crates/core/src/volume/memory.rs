@@ -1,1 +1,232 @@
 //! The memory backend: the reference, and the state of the simulator.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use super::{Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{ClusterName, MemberId, NodeName, VolumeId, VolumeName, ZoneName};
+use crate::memory::Shared;
+
+/// Volumes in memory. Clones are handles on the same ones.
+///
+/// By default a transition is complete when the call that begins it returns. With
+/// [`hold_transitions`](Self::hold_transitions) volumes stay `Attaching` and `Detaching` until
+/// [`complete`](Self::complete) is called, and a volume that is [in use](Self::set_in_use) stays `Detaching`
+/// until it no longer is.
+#[derive(Debug, Clone)]
+pub struct MemoryVolumes {
+    shelf: Shared<Shelf>,
+    capabilities: VolumeCapabilities,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    volumes: BTreeMap<VolumeId, VolumeStatus>,
+    tokens: BTreeMap<(MemberId, VolumeName), VolumeId>,
+    made: u64,
+    hold: bool,
+    node_zones: BTreeMap<NodeName, ZoneName>,
+}
+
+impl MemoryVolumes {
+    /// No volumes yet; the storage refuses a second writer, and there are no zones and no limits.
+    pub fn new() -> Self {
+        Self::with_capabilities(VolumeCapabilities {
+            exclusivity: Exclusivity::Storage,
+            zonal: false,
+            attach_limit: None,
+            grow: false,
+            snapshot: false,
+        })
+    }
+
+    /// No volumes yet, with these capabilities.
+    pub fn with_capabilities(capabilities: VolumeCapabilities) -> Self {
+        MemoryVolumes { shelf: Shared::new(Shelf::default()), capabilities }
+    }
+
+    /// Whether transitions wait for [`complete`](Self::complete). Those under way go on waiting either way.
+    pub fn hold_transitions(&self, hold: bool) {
+        self.shelf.with(|shelf| shelf.hold = hold);
+    }
+
+    /// Completes the transition of a volume; says whether there was one that could be completed.
+    pub fn complete(&self, id: &VolumeId) -> bool {
+        self.shelf.with(|shelf| shelf.volumes.get_mut(id).is_some_and(complete))
+    }
+
+    /// Says whether somebody is using a volume. One that is in use stays `Detaching`.
+    pub fn set_in_use(&self, id: &VolumeId, in_use: bool) {
+        self.shelf.with(|shelf| {
+            let hold = shelf.hold;
+            if let Some(volume) = shelf.volumes.get_mut(id) {
+                volume.in_use = in_use;
+                if !hold {
+                    complete(volume);
+                }
+            }
+        });
+    }
+
+    /// Says in which zone a node is, for providers whose volumes are pinned to zones.
+    pub fn set_node_zone(&self, node: &NodeName, zone: &ZoneName) {
+        self.shelf.with(|shelf| shelf.node_zones.insert(node.clone(), zone.clone()));
+    }
+
+    fn change(
+        &self,
+        operation: &'static str,
+        id: &VolumeId,
+        step: impl FnOnce(&mut Shelf, Attachment) -> Result<Option<Attachment>, (ErrorKind, String)>,
+    ) -> Result<()> {
+        let refuse = |(kind, message): (ErrorKind, String)| {
+            Error::new(kind, self, operation, id, message).without_effect()
+        };
+        self.shelf.with(|shelf| {
+            let Some(volume) = shelf.volumes.get(id) else {
+                return Err(refuse((ErrorKind::NotFound, "it does not exist".to_owned())));
+            };
+            let attachment = volume.attachment.clone();
+            let Some(next) = step(shelf, attachment).map_err(refuse)? else { return Ok(()) };
+            let hold = shelf.hold;
+            if let Some(volume) = shelf.volumes.get_mut(id) {
+                volume.attachment = next;
+                volume.device = None;
+                if !hold {
+                    complete(volume);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn room_on(&self, shelf: &Shelf, id: &VolumeId, node: &NodeName) -> Result<(), (ErrorKind, String)> {
+        let there = shelf.volumes.values().filter(|volume| volume.attachment.holder() == Some(node)).count();
+        if let Some(limit) = self.capabilities.attach_limit
+            && there >= limit as usize
+        {
+            let message = format!("{node} has {limit} volumes, and takes no more");
+            return Err((ErrorKind::QuotaExceeded, message));
+        }
+        let zone = shelf.volumes.get(id).and_then(|volume| volume.spec.zone.as_ref());
+        match (zone, shelf.node_zones.get(node)) {
+            (Some(zone), Some(elsewhere)) if self.capabilities.zonal && zone != elsewhere => {
+                Err((ErrorKind::Invalid, format!("it is in zone {zone}, and {node} is in {elsewhere}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for MemoryVolumes {
+    fn default() -> Self {
+        MemoryVolumes::new()
+    }
+}
+
+impl fmt::Display for MemoryVolumes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory volumes")
+    }
+}
+
+fn complete(volume: &mut VolumeStatus) -> bool {
+    match &volume.attachment {
+        Attachment::Attaching(node) => {
+            volume.attachment = Attachment::Attached(node.clone());
+            volume.device = Some(PathBuf::from(format!("/memory/{}", volume.id)));
+            true
+        }
+        Attachment::Detaching(_) if !volume.in_use => {
+            volume.attachment = Attachment::Free;
+            true
+        }
+        Attachment::Detaching(_) | Attachment::Attached(_) | Attachment::Free => false,
+    }
+}
+
+#[async_trait]
+impl VolumeProvider for MemoryVolumes {
+    fn capabilities(&self) -> VolumeCapabilities {
+        self.capabilities
+    }
+
+    async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {
+        self.shelf.with(|shelf| {
+            let token = (spec.member.clone(), spec.name.clone());
+            if let Some(id) = shelf.tokens.get(&token) {
+                return Ok(id.clone());
+            }
+            shelf.made += 1;
+            let id: VolumeId = format!("vol-{}", shelf.made).parse().map_err(|error| {
+                Error::new(ErrorKind::Internal, self, "ensure", &spec.member_name, error).without_effect()
+            })?;
+            let status = VolumeStatus {
+                id: id.clone(),
+                spec: spec.clone(),
+                attachment: Attachment::Free,
+                in_use: false,
+                device: None,
+            };
+            shelf.tokens.insert(token, id.clone());
+            shelf.volumes.insert(id.clone(), status);
+            Ok(id)
+        })
+    }
+
+    async fn describe(&self, id: &VolumeId) -> Result<Option<VolumeStatus>> {
+        Ok(self.shelf.with(|shelf| shelf.volumes.get(id).cloned()))
+    }
+
+    async fn list(&self, cluster: &ClusterName) -> Result<Vec<VolumeStatus>> {
+        Ok(self.shelf.with(|shelf| {
+            shelf.volumes.values().filter(|volume| &volume.spec.cluster == cluster).cloned().collect()
+        }))
+    }
+
+    async fn begin_attach(&self, id: &VolumeId, node: &NodeName) -> Result<()> {
+        self.change("attach", id, |shelf, attachment| match attachment {
+            Attachment::Free => {
+                self.room_on(shelf, id, node)?;
+                Ok(Some(Attachment::Attaching(node.clone())))
+            }
+            Attachment::Attaching(holder) | Attachment::Attached(holder) if &holder == node => Ok(None),
+            Attachment::Attaching(holder) | Attachment::Attached(holder) => {
+                Err((ErrorKind::Busy, format!("it is attached to {holder}")))
+            }
+            Attachment::Detaching(holder) => {
+                Err((ErrorKind::Busy, format!("it is being detached from {holder}")))
+            }
+        })
+    }
+
+    async fn begin_detach(&self, id: &VolumeId, expected: &NodeName) -> Result<()> {
+        self.change("detach", id, |_, attachment| match attachment {
+            Attachment::Free => Ok(None),
+            Attachment::Attaching(holder) | Attachment::Attached(holder) if &holder == expected => {
+                Ok(Some(Attachment::Detaching(holder)))
+            }
+            Attachment::Detaching(holder) if &holder == expected => Ok(None),
+            Attachment::Attaching(holder) | Attachment::Attached(holder) | Attachment::Detaching(holder) => {
+                Err((ErrorKind::Stale, format!("it is with {holder}, not with {expected}")))
+            }
+        })
+    }
+
+    async fn delete(&self, id: &VolumeId) -> Result<()> {
+        self.shelf.with(|shelf| {
+            let Some(volume) = shelf.volumes.get(id) else { return Ok(()) };
+            if let Some(holder) = volume.attachment.holder() {
+                let message = format!("it is with {holder}");
+                return Err(Error::new(ErrorKind::Busy, self, "delete", id, message).without_effect());
+            }
+            shelf.tokens.remove(&(volume.spec.member.clone(), volume.spec.name.clone()));
+            shelf.volumes.remove(id);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! The guard: the parent of one engine, which owns the engine's process tree, its volume locks and its deadline.
+//!
+//! A guard is a small process without threads, started by the agent and independent of it from then on: agents
+//! come and go and find it again through its control socket. It takes the locks, starts the engine, keeps what
+//! the engine says, reaps, and when the engine's main process ends kills whatever is left of the tree before it
+//! lets go of the locks. With a lease it kills the tree at the last deadline it was given; without one it never
+//! needs an agent.
+//!
+//! ```text
+//! Locking ──▶ Running ──▶ Stopping ──▶ Killing ──▶ exit.json, locks freed
+//!    └──────────┴── end of the engine, of its lease, or of patience ──┘
+//! ```
+//!
+//! What must never happen: an engine started without every lock, or over a volume that has seen a higher epoch;
+//! a lock freed while something of the tree can still write; a lease extended after it has ended.
+//!
+//! Nothing here is asynchronous: the parent-death signal follows the thread that started the engine, and a
+//! single thread that sleeps in `poll` cannot be starved by another task.
+
+mod clock;
+mod control;
+mod exec;
+mod locks;
+mod log;
+mod protocol;
+mod supervise;
+mod tree;
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+pub(crate) use control::short_path;
+pub use log::CURRENT;
+pub use protocol::{
+    Ending, GuardExit, GuardSpec, GuardStage, GuardStatus, GuardedVolume, LogSpec, Request, RunAs,
+};
+
+/// The exit code of a guard that did its work, however the engine ended.
+pub const DONE: i32 = 0;
+/// The exit code of a guard that could not begin: its reason is on standard error.
+pub const FAILED: i32 = 70;
+/// The exit code of a guard that found another one, or what is left of one, alive for the same member.
+pub const ANOTHER_LIVES: i32 = 75;
+
+/// What `steadfast guard ARGUMENTS` does: `--spec FILE` guards; `--exec FILE --parent PID`, used by the guard
+/// itself, becomes the engine. Gives the process's exit code.
+pub fn run_from_arguments(arguments: &[String]) -> i32 {
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--spec", spec] => run(Path::new(spec)),
+        ["--exec", spec, "--parent", parent] => match (read_spec(Path::new(spec)), parent.parse()) {
+            (Ok(spec), Ok(parent)) => {
+                complain(&exec::become_engine(&spec, Pid::from_raw(parent)));
+                exec::NOT_REACHED
+            }
+            (Err(error), _) => {
+                complain(&format!("cannot read {spec}: {error}"));
+                exec::NOT_REACHED
+            }
+            (_, Err(error)) => {
+                complain(&format!("{parent} is not a process: {error}"));
+                exec::NOT_REACHED
+            }
+        },
+        _ => {
+            complain("use: guard --spec FILE");
+            64
+        }
+    }
+}
+
+/// Guards the engine of the spec in `spec_path` until nothing of it is left. Gives the process's exit code.
+pub fn run(spec_path: &Path) -> i32 {
+    let spec = match read_spec(spec_path) {
+        Ok(spec) => spec,
+        Err(error) => {
+            complain(&format!("cannot read {}: {error}", spec_path.display()));
+            return FAILED;
+        }
+    };
+    match supervise::Guard::begin(spec, spec_path) {
+        Ok(Some(guard)) => match guard.run() {
+            Ok(()) => DONE,
+            Err(error) => {
+                complain(&format!("the guard failed: {error}"));
+                FAILED
+            }
+        },
+        Ok(None) => ANOTHER_LIVES,
+        Err(error) => {
+            complain(&format!("cannot begin: {error}"));
+            FAILED
+        }
+    }
+}
+
+fn read_spec(path: &Path) -> io::Result<GuardSpec> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// Writes `bytes` so that a reader sees the old file or the new one, also after a loss of power.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let folder = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = folder.join(name);
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    fs::File::open(folder)?.sync_all()
+}
+
+fn complain(message: &str) {
+    // Standard error is all there is; if even that is gone nobody can be told.
+    drop(writeln!(io::stderr(), "steadfast guard: {message}"));
+}

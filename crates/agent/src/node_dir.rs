@@ -1,0 +1,155 @@
+//! The folder of a node.
+//!
+//! ```text
+//! NODEDIR/agent.lock              exclusive: the one agent
+//!         machine.lock            shared by the agent and everything it starts: free means that the node is dead
+//!         incarnation             the node's present life
+//!         guards/MEMBER/          lock, spec.json, control.sock, exit.json, guard.err
+//!         run/MEMBER/             configuration and sockets of the engine
+//! ```
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use steadfast_core::ids::{Incarnation, MemberName};
+use steadfast_core::runtime::Entropy;
+use steadfast_lock::Lock;
+
+/// Where the files of a node are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeDir(PathBuf);
+
+/// What only the one agent of a node has.
+#[derive(Debug)]
+pub struct NodeHold {
+    _agent: Lock,
+    _machine: Lock,
+    incarnation: Incarnation,
+}
+
+impl NodeHold {
+    /// The node's present life.
+    pub fn incarnation(&self) -> &Incarnation {
+        &self.incarnation
+    }
+}
+
+impl NodeDir {
+    /// The node whose folder is `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        NodeDir(path.into())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The agent's lock.
+    pub fn agent_lock(&self) -> PathBuf {
+        self.0.join("agent.lock")
+    }
+
+    /// The lock that everything on the node shares.
+    pub fn machine_lock(&self) -> PathBuf {
+        self.0.join("machine.lock")
+    }
+
+    /// The file with the node's present life.
+    pub fn incarnation(&self) -> PathBuf {
+        self.0.join("incarnation")
+    }
+
+    /// The folder with the guards' folders.
+    pub fn guards(&self) -> PathBuf {
+        self.0.join("guards")
+    }
+
+    /// A guard's folder.
+    pub fn guard(&self, member: &MemberName) -> PathBuf {
+        self.guards().join(member.as_str())
+    }
+
+    /// The lock that a member's guard and engine hold.
+    pub fn guard_lock(&self, member: &MemberName) -> PathBuf {
+        self.guard(member).join("lock")
+    }
+
+    /// What a guard was started with.
+    pub fn spec(&self, member: &MemberName) -> PathBuf {
+        self.guard(member).join("spec.json")
+    }
+
+    /// Where a guard listens.
+    pub fn control(&self, member: &MemberName) -> PathBuf {
+        self.guard(member).join("control.sock")
+    }
+
+    /// How a guard ended.
+    pub fn exit(&self, member: &MemberName) -> PathBuf {
+        self.guard(member).join("exit.json")
+    }
+
+    /// The folder for what an engine needs as long as it runs here.
+    pub fn run(&self, member: &MemberName) -> PathBuf {
+        self.0.join("run").join(member.as_str())
+    }
+
+    /// Becomes the agent of this node, for as long as the result lives. Guards that are alive are of the node's
+    /// present life, which goes on; without any a new one begins.
+    ///
+    /// From here on every process that this one starts belongs to the node: while any of them lives the node is
+    /// not dead.
+    ///
+    /// # Errors
+    /// `AddrInUse` if the node has an agent already; else what the disk says.
+    pub fn hold(&self, entropy: &Entropy) -> io::Result<NodeHold> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        let Some(agent) = Lock::try_exclusive(&self.agent_lock())? else {
+            let holders = steadfast_lock::holders(&self.agent_lock())?;
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("{} has an agent already: process {holders:?}", self.0.display()),
+            ));
+        };
+        let alive = steadfast_lock::is_held(&self.machine_lock())?;
+        let machine = Lock::try_shared(&self.machine_lock())?.ok_or_else(|| {
+            io::Error::other(format!("{} is locked by a stranger", self.machine_lock().display()))
+        })?;
+        machine.pass_to_children()?;
+        let before = match fs::read_to_string(self.incarnation()) {
+            Ok(text) => text.trim().parse().ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let incarnation = match before {
+            Some(incarnation) if alive => incarnation,
+            Some(_) | None => {
+                let fresh: Incarnation = entropy.token().parse().map_err(io::Error::other)?;
+                crate::guard::write_durably(&self.incarnation(), format!("{fresh}\n").as_bytes())?;
+                fresh
+            }
+        };
+        Ok(NodeHold { _agent: agent, _machine: machine, incarnation })
+    }
+
+    /// Kills what an earlier agent has left behind that is under no guard: commands that were making data.
+    ///
+    /// # Errors
+    /// If `/proc` or the folder cannot be read.
+    pub fn kill_strays(&self) -> io::Result<usize> {
+        let mut strays = steadfast_lock::holders(&self.machine_lock())?;
+        if let Ok(guards) = fs::read_dir(self.guards()) {
+            for guard in guards.flatten() {
+                for pid in steadfast_lock::holders(&guard.path().join("lock"))? {
+                    strays.remove(&pid);
+                }
+            }
+        }
+        let own = i32::try_from(std::process::id()).ok();
+        strays.retain(|pid| Some(*pid) != own);
+        steadfast_lock::kill_holders_among(&[&self.machine_lock()], &strays).map(|killed| killed.len())
+    }
+}
