@@ -6,7 +6,9 @@
 //! - [`runtime`]: where time, randomness and tasks come from
 //! - [`error`], [`observed`]: how failures and observations are told
 
+pub mod backends;
 pub mod control;
+pub mod controller;
 pub mod engine;
 pub mod error;
 pub mod ids;
@@ -17,6 +19,7 @@ pub mod metadata;
 pub mod model;
 pub mod observed;
 pub mod orchestrator;
+pub mod plan;
 pub mod registry;
 pub mod runtime;
 #[cfg(feature = "schema")]

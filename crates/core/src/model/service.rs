@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{EventRing, ServiceSpec};
+use super::{Condition, EventRing, ServiceSpec};
 use crate::ids::{
     BlueprintName, GroupName, MemberName, OperationId, Ordinal, Revision, RoleTerm, ServiceId, ServiceName,
     VolumeName,
@@ -196,6 +196,9 @@ pub struct Service {
     pub deleted: bool,
     /// When it was created.
     pub created_at: Timestamp,
+    /// What held of it when that last changed: `since` is true, `observed_at` and the message may be old.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
     /// What happened to it.
     pub events: EventRing,
     /// Fields of a newer version, kept as they are.

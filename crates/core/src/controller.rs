@@ -1,0 +1,299 @@
+//! The controller: keeps every service as it is wanted, together with any number of replicas of itself.
+//!
+//! Level-triggered: a hint only says *which* service to look at. A pass observes, plans ([`crate::plan`]) and
+//! carries out; the plan of the next pass sees what came of it. Passes for one service never overlap within a
+//! process; between processes, shares of the work are held by lease ([`shards`]), checked before every action,
+//! and what a stale holder still does is refused by the compare-and-swap it rests on.
+
+mod execute;
+mod nodes;
+mod observe;
+mod queue;
+pub mod shards;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+
+pub use execute::{Executor, Progress};
+pub use nodes::{NodeTable, SeenNode};
+pub use observe::{Observer, Snapshot};
+pub use queue::Queue;
+
+use crate::backends::Backends;
+use crate::error::Result;
+use crate::ids::{ServerId, ServiceName};
+use crate::metadata::Hint;
+use crate::plan::{Action, Timers, plan};
+use crate::runtime::Environment;
+use crate::store::Store;
+use shards::Shards;
+
+/// How often the controller looks, and how much it does at once.
+#[derive(Debug, Clone, Copy)]
+pub struct ControllerConfig {
+    /// How often the nodes are looked at. One look is two backend calls, however many services there are.
+    pub sweep: Duration,
+    /// How often every service is looked at, hint or no hint.
+    pub resync: Duration,
+    /// How many services are worked on at once.
+    pub workers: usize,
+    /// How long a server's share of the work is its own without renewal.
+    pub lease: Duration,
+    /// Timers of the plan.
+    pub timers: Timers,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        ControllerConfig {
+            sweep: Duration::from_millis(250),
+            resync: Duration::from_secs(30),
+            workers: 8,
+            lease: Duration::from_secs(4),
+            timers: Timers::default(),
+        }
+    }
+}
+
+/// A replica of the controller. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    env: Environment,
+    store: Store,
+    backends: Backends,
+    observer: Arc<Observer>,
+    shards: Arc<Shards>,
+    queue: Arc<Queue>,
+    config: ControllerConfig,
+}
+
+/// The most passes in a row for one service before others get their turn.
+const PASSES: usize = 64;
+
+impl Controller {
+    /// A controller for one cluster.
+    pub fn new(
+        env: Environment,
+        store: Store,
+        backends: Backends,
+        server: ServerId,
+        config: ControllerConfig,
+    ) -> Self {
+        let observer = Arc::new(Observer::new(env.clone(), store.clone(), backends.clone(), config.timers));
+        let shards = Arc::new(Shards::new(env.clone(), store.clone(), server, config.lease));
+        Controller { env, store, backends, observer, shards, queue: Arc::new(Queue::default()), config }
+    }
+
+    /// What this replica sees, for those who answer users.
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    /// This replica's shares of the work.
+    pub fn shards(&self) -> &Arc<Shards> {
+        &self.shards
+    }
+
+    /// How many services wait for a pass.
+    pub fn backlog(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Asks for a pass over a service soon.
+    pub fn wake(&self, service: &ServiceName) {
+        self.queue.push(service.clone());
+    }
+
+    /// Starts working, until the environment's tasks are told to stop.
+    pub fn start(&self) {
+        let tasks = self.env.tasks().clone();
+        let stop = || tasks.shutdown();
+        let (me, until) = (self.clone(), stop());
+        tasks.spawn("shards", async move { me.shards.run(until).await });
+        let (me, until) = (self.clone(), stop());
+        tasks.spawn("sweep", async move {
+            while !until.is_requested() {
+                me.sweep().await;
+                me.pause(me.config.sweep, &until).await;
+            }
+        });
+        let (me, until) = (self.clone(), stop());
+        tasks.spawn("resync", async move {
+            while !until.is_requested() {
+                me.resync().await;
+                me.pause(me.config.resync, &until).await;
+            }
+        });
+        let (me, until) = (self.clone(), stop());
+        tasks.spawn("hints", async move {
+            while !until.is_requested() {
+                me.follow_hints(&until).await;
+                me.pause(Duration::from_millis(500), &until).await;
+            }
+        });
+        for _ in 0..self.config.workers {
+            let (me, until) = (self.clone(), stop());
+            tasks.spawn("worker", async move {
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = until.requested() => return,
+                        service = me.queue.next() => me.work(&service).await,
+                    }
+                }
+            });
+        }
+    }
+
+    async fn pause(&self, duration: Duration, until: &crate::runtime::Shutdown) {
+        tokio::select! {
+            biased;
+            () = until.requested() => {}
+            () = self.env.clock().sleep(duration) => {}
+        }
+    }
+
+    /// Looks at the nodes, and at the services that a change there concerns.
+    pub async fn sweep(&self) {
+        match self.observer.refresh_nodes().await {
+            Ok(concerned) => concerned.into_iter().for_each(|service| self.queue.push(service)),
+            Err(error) => tracing::warn!(error = %error.chain(), "nodes could not be looked at"),
+        }
+    }
+
+    async fn resync(&self) {
+        match self.store.services().await {
+            Ok(services) => {
+                for service in services {
+                    if !service.body.deleted {
+                        self.queue.push(service.body.name);
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(error = %error.chain(), "services could not be listed"),
+        }
+    }
+
+    async fn follow_hints(&self, until: &crate::runtime::Shutdown) {
+        let prefix = match self.store.records().key(["services"]).map(|key| {
+            let parent: Vec<&str> = key.segments().collect();
+            crate::metadata::Key::new(&parent[..parent.len() - 1])
+        }) {
+            Ok(Ok(prefix)) => prefix,
+            _ => return,
+        };
+        let mut hints = match self.store.records().db().watch(&prefix).await {
+            Ok(hints) => hints,
+            Err(error) => {
+                tracing::debug!(error = %error.chain(), "no hints; the resync goes on");
+                return;
+            }
+        };
+        loop {
+            let hint = tokio::select! {
+                biased;
+                () = until.requested() => return,
+                hint = hints.next() => hint,
+            };
+            match hint {
+                None => return,
+                Some(Hint::Reset) => self.resync().await,
+                Some(Hint::Changed(key)) => {
+                    let parts: Vec<&str> = key.segments().skip(2).collect();
+                    match parts.as_slice() {
+                        ["services", name] | ["members", name, _] => {
+                            if let Ok(name) = name.parse() {
+                                self.queue.push(name);
+                            }
+                        }
+                        // The status may say that a member has changed: the sweep finds out which.
+                        ["nodes", ..] => self.sweep().await,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn work(&self, service: &ServiceName) {
+        match self.reconcile(service).await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(%service, error = %error.chain(), "a pass failed; it is repeated");
+                let (queue, env, service) = (Arc::clone(&self.queue), self.env.clone(), service.clone());
+                let attempt = queue.failed(&service);
+                let delay = Duration::from_millis(100u64.saturating_mul(1 << attempt.min(7)));
+                self.env.tasks().spawn("retry", async move {
+                    let until = env.tasks().shutdown();
+                    tokio::select! {
+                        biased;
+                        () = until.requested() => {}
+                        () = env.clock().sleep(delay) => queue.push(service),
+                    }
+                });
+                return;
+            }
+        }
+        self.queue.succeeded(service);
+    }
+
+    /// Passes over one service until nothing more can be done now. Does nothing for another server's share.
+    ///
+    /// # Errors
+    /// What a backend says: nothing is lost, the next pass plans anew.
+    pub async fn reconcile(&self, service: &ServiceName) -> Result<()> {
+        let mut previous: Vec<Action> = Vec::new();
+        for _ in 0..PASSES {
+            let Some(permit) = self.shards.permit(service) else { return Ok(()) };
+            let Some(mut snapshot) = self.observer.snapshot(service).await? else { return Ok(()) };
+            let planned = plan(&snapshot.facts);
+            let recheck = snapshot.recheck_after(&planned);
+            let actions = planned.actions;
+            if actions.iter().filter(|action| !matches!(action, Action::Apply(_))).eq(previous.iter())
+                && !previous.is_empty()
+            {
+                // The same again: what it waits for has not come yet, or somebody else is at it.
+                self.requeue(service, Some(Duration::from_millis(500)));
+                return Ok(());
+            }
+            let executor = Executor::new(&self.env, &self.store, &self.backends, self.shards.server());
+            for action in &actions {
+                if !permit.is_valid() {
+                    return Ok(());
+                }
+                match executor.execute(&mut snapshot, action).await? {
+                    Progress::Done => {}
+                    Progress::Stale => break,
+                }
+            }
+            previous = actions.into_iter().filter(|action| !matches!(action, Action::Apply(_))).collect();
+            if previous.is_empty() {
+                self.requeue(service, recheck);
+                return Ok(());
+            }
+        }
+        self.requeue(service, Some(Duration::from_millis(100)));
+        Ok(())
+    }
+
+    fn requeue(&self, service: &ServiceName, after: Option<Duration>) {
+        let Some(after) = after else { return };
+        if !self.queue.schedule(service) {
+            return;
+        }
+        let (queue, env, service) = (Arc::clone(&self.queue), self.env.clone(), service.clone());
+        self.env.tasks().spawn("recheck", async move {
+            let until = env.tasks().shutdown();
+            tokio::select! {
+                biased;
+                () = until.requested() => {}
+                () = env.clock().sleep(after) => {
+                    queue.unschedule(&service);
+                    queue.push(service);
+                }
+            }
+        });
+    }
+}

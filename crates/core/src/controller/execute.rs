@@ -1,0 +1,454 @@
+//! Carrying out: one action at a time, each against the versions that the plan was decided on.
+
+use crate::backends::Backends;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, Generation, GroupName, MemberId, MemberName, NodeName, Ordinal, ServerId};
+use crate::ip::AddressOutcome;
+use crate::metadata::{Versioned, WriteOutcome};
+use crate::model::{
+    AddressBinding, EventRing, Evidence, Holder, Member, MemberPhase, OnDelete, Operation, OperationState,
+    Reason, Service, VolumeBinding,
+};
+use crate::plan::{Action, MemberFacts, RoleChange};
+use crate::registry::{NameOutcome, RecordKind};
+use crate::runtime::Environment;
+use crate::store::Store;
+use crate::volume::VolumeSpec;
+use crate::workflow::claim::{push_event, set_phase};
+
+use super::Snapshot;
+
+/// How an action ended.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Done, or done already.
+    Done,
+    /// What it was decided on no longer holds: plan anew.
+    Stale,
+}
+
+/// Carries out actions.
+#[derive(Debug)]
+pub struct Executor<'a> {
+    env: &'a Environment,
+    store: &'a Store,
+    backends: &'a Backends,
+    server: &'a ServerId,
+}
+
+impl<'a> Executor<'a> {
+    /// An executor for one server.
+    pub fn new(env: &'a Environment, store: &'a Store, backends: &'a Backends, server: &'a ServerId) -> Self {
+        Executor { env, store, backends, server }
+    }
+
+    /// Carries out one action and keeps the snapshot up to date with what was written.
+    ///
+    /// # Behavior
+    /// - Idempotent: done twice is done once.
+    ///
+    /// # Errors
+    /// What a backend says. The action may have happened in part; repeating it is right.
+    pub async fn execute(&self, snapshot: &mut Snapshot, action: &Action) -> Result<Progress> {
+        tracing::debug!(service = %snapshot.facts.service.name, %action, "action");
+        match action {
+            Action::CreateMember { member, group, ordinal, node } => {
+                self.create_member(snapshot, member, group, *ordinal, node.clone()).await
+            }
+            Action::Provision { member } => self.provision(snapshot, member).await,
+            Action::Place { member, from, node, reason, message } => {
+                self.place(snapshot, member, from.as_ref(), node, reason, message).await
+            }
+            Action::SetRun { member, run } => {
+                let reason = if *run { Reason::StartRequested } else { Reason::StopRequested };
+                self.change_member(snapshot, member, |record, now| {
+                    record.run = *run;
+                    push_event(record, now, reason.clone(), String::new());
+                })
+                .await
+            }
+            Action::Restart { member, generation } => self.restart(snapshot, member, *generation).await,
+            Action::Apply(workload) => {
+                self.backends.orchestrator.apply(workload).await?;
+                Ok(Progress::Done)
+            }
+            Action::ReleaseFor { member, holder, evidence } => {
+                self.release_for(snapshot, member, holder, *evidence).await
+            }
+            Action::ChangeRole(change) => self.change_role(snapshot, change).await,
+            Action::MarkBootstrapped => {
+                self.change_service(snapshot, |service, _| service.bootstrapped = true).await
+            }
+            Action::SetName { name, set, expected } => {
+                Ok(named(self.backends.registry.upsert(name, set, expected.as_ref()).await?))
+            }
+            Action::RemoveName { name, expected } => {
+                Ok(named(self.backends.registry.remove(name, expected).await?))
+            }
+            Action::RemoveMember { member } => self.remove_member(snapshot, member).await,
+            Action::RemoveWorkload => {
+                self.backends.orchestrator.remove(&snapshot.facts.service.name).await?;
+                Ok(Progress::Done)
+            }
+            Action::MarkDeleted => {
+                self.change_service(snapshot, |service, now| {
+                    service.deleted = true;
+                    service.roles.clear();
+                    service.events.push(now, Reason::DeleteRequested, None, "deleted");
+                })
+                .await
+            }
+            Action::RecordConditions(conditions) => {
+                self.change_service(snapshot, |service, _| service.conditions = conditions.clone()).await
+            }
+            Action::AdvanceOperation(operation) => self.advance_operation(snapshot, operation).await,
+        }
+    }
+
+    async fn create_member(
+        &self,
+        snapshot: &mut Snapshot,
+        name: &MemberName,
+        group: &GroupName,
+        ordinal: Ordinal,
+        node: Option<NodeName>,
+    ) -> Result<Progress> {
+        let service = &snapshot.facts.service;
+        let now = self.env.clock().wall();
+        let id = member_id(service, name)?;
+        let mut member = Member {
+            id,
+            name: name.clone(),
+            service_id: service.id.clone(),
+            service: service.name.clone(),
+            group: group.clone(),
+            ordinal,
+            epoch: Epoch::default(),
+            phase: MemberPhase::Pending,
+            placed_on: node,
+            run: true,
+            generation: Generation(1),
+            revision: service.revision,
+            holder: None,
+            unreleased: Vec::new(),
+            volumes: Vec::new(),
+            address: None,
+            initialised: None,
+            last_node: None,
+            phase_since: now,
+            events: EventRing::default(),
+            extra: serde_json::Map::new(),
+        };
+        let key = self.store.member_key(&service.name, name)?;
+        let outcome = match (snapshot.facts.members.get(name), snapshot.member_versions.get(name)) {
+            (Some(old), Some(version)) => {
+                if old.record.service_id == service.id {
+                    // Undeleted: what it was, with its volumes and the epoch that fenced its last holder.
+                    let old = old.record.clone();
+                    member =
+                        Member { placed_on: member.placed_on, run: true, phase: MemberPhase::Pending, ..old };
+                } else if !old.record.unreleased.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::Busy,
+                        "controller",
+                        "create",
+                        name,
+                        "a deleted service of this name has not given its members up yet",
+                    )
+                    .without_effect());
+                }
+                self.store.records().update(&key, &member, version).await?
+            }
+            _ => self.store.records().create(&key, &member).await?,
+        };
+        Ok(remember(snapshot, outcome, member))
+    }
+
+    async fn provision(&self, snapshot: &mut Snapshot, name: &MemberName) -> Result<Progress> {
+        let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
+        let record = &found.record;
+        let revision = &snapshot.facts.revision;
+        let zone = record
+            .placed_on
+            .as_ref()
+            .and_then(|node| snapshot.facts.nodes.get(node))
+            .map(|node| node.zone.clone());
+        let mut volumes = Vec::new();
+        for (volume, default_size) in &revision.blueprint.volumes {
+            let claim = revision.spec.volumes.iter().find(|claim| &claim.name == volume);
+            let spec = VolumeSpec {
+                cluster: self.store.cluster().clone(),
+                member: record.id.clone(),
+                member_name: record.name.clone(),
+                name: volume.clone(),
+                size_bytes: claim.and_then(|claim| claim.size).map_or(*default_size, |size| size.0),
+                class: claim.map_or_else(|| "default".to_owned(), |claim| claim.class.clone()),
+                zone: zone.clone(),
+            };
+            let id = self.backends.volumes.ensure(&spec).await?;
+            let last_holder = record
+                .volumes
+                .iter()
+                .find(|binding| &binding.name == volume)
+                .and_then(|b| b.last_holder.clone());
+            volumes.push(VolumeBinding { name: volume.clone(), id: Some(id), last_holder });
+        }
+        let address = self.backends.ips.allocate(&record.id, zone.as_ref()).await?;
+        self.change_member(snapshot, name, |record, _| {
+            let last_holder = record
+                .address
+                .as_ref()
+                .filter(|binding| binding.address == address)
+                .and_then(|binding| binding.last_holder.clone());
+            record.volumes = volumes.clone();
+            record.address = Some(AddressBinding { address, last_holder });
+        })
+        .await
+    }
+
+    async fn place(
+        &self,
+        snapshot: &mut Snapshot,
+        name: &MemberName,
+        from: Option<&NodeName>,
+        node: &NodeName,
+        reason: &Reason,
+        message: &str,
+    ) -> Result<Progress> {
+        let holds =
+            snapshot.facts.members.get(name).is_some_and(|found| found.record.placed_on.as_ref() == from);
+        if !holds {
+            return Ok(Progress::Stale);
+        }
+        self.change_member(snapshot, name, |record, now| {
+            record.placed_on = Some(node.clone());
+            set_phase(record, MemberPhase::Pending, now);
+            push_event(record, now, reason.clone(), format!("{message}; placed on {node}"));
+        })
+        .await
+    }
+
+    async fn restart(
+        &self,
+        snapshot: &mut Snapshot,
+        name: &MemberName,
+        generation: Generation,
+    ) -> Result<Progress> {
+        let progress = self
+            .change_member(snapshot, name, |record, now| {
+                if record.generation < generation {
+                    record.generation = generation;
+                    push_event(record, now, Reason::RestartRequested, format!("generation {generation}"));
+                }
+            })
+            .await?;
+        Ok(progress)
+    }
+
+    /// Gives back what a dead holder held, in the order in which it would have itself.
+    async fn release_for(
+        &self,
+        snapshot: &mut Snapshot,
+        name: &MemberName,
+        holder: &Holder,
+        evidence: Evidence,
+    ) -> Result<Progress> {
+        let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
+        let record = found.record.clone();
+        for id in record.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
+            let status = self.backends.volumes.describe(id).await?;
+            if status.is_some_and(|status| status.attachment.holder() == Some(&holder.node)) {
+                self.backends.volumes.begin_detach(id, &holder.node).await?;
+            }
+        }
+        if let Some(binding) = &record.address {
+            // Held by somebody else by now is as good as given back.
+            let _given_back: AddressOutcome =
+                self.backends.ips.unassign(binding.address, &holder.node).await?;
+        }
+        self.change_member(snapshot, name, |record, now| {
+            record.unreleased.retain(|other| other != holder);
+            if record.unreleased.is_empty() {
+                set_phase(record, MemberPhase::Stopped, now);
+            }
+            push_event(
+                record,
+                now,
+                Reason::NodeDead,
+                format!("taken back from {} by {evidence}", holder.node),
+            );
+        })
+        .await
+    }
+
+    async fn change_role(&self, snapshot: &mut Snapshot, change: &RoleChange) -> Result<Progress> {
+        if snapshot.facts.service.roles.get(&change.group) != Some(&change.expected) {
+            return Ok(Progress::Stale);
+        }
+        self.change_service(snapshot, |service, now| {
+            service.roles.insert(change.group.clone(), change.state.clone());
+            if let Some((reason, message)) = &change.reason {
+                let message = format!("term {}: {message}", change.state.term);
+                service.events.push(now, reason.clone(), None, message);
+            }
+        })
+        .await
+    }
+
+    /// Name, then address, then volumes: each is withdrawn before what it points to is given back.
+    async fn remove_member(&self, snapshot: &mut Snapshot, name: &MemberName) -> Result<Progress> {
+        let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
+        let record = found.record.clone();
+        if let Ok(host) = self.backends.zone.child(name)
+            && let Some(holds) = self.backends.registry.resolve(&host, RecordKind::Addresses).await?
+            && record
+                .address
+                .as_ref()
+                .is_some_and(|b| holds == crate::workflow::claim::address_set(b.address))
+            && named(self.backends.registry.remove(&host, &holds).await?) == Progress::Stale
+        {
+            return Ok(Progress::Stale);
+        }
+        if let Some(binding) = &record.address {
+            self.backends.ips.release(binding.address, &record.id).await?;
+        }
+        let claims = snapshot.facts.revision.spec.volumes.clone();
+        let goes = |binding: &VolumeBinding| {
+            claims.iter().any(|claim| claim.name == binding.name && claim.on_delete == OnDelete::Delete)
+        };
+        for binding in record.volumes.iter().filter(|binding| goes(binding)) {
+            if let Some(id) = &binding.id {
+                self.backends.volumes.delete(id).await?;
+            }
+        }
+        self.change_member(snapshot, name, |record, now| {
+            record.address = None;
+            record.volumes.retain(|binding| !goes(binding));
+            if record.volumes.is_empty() {
+                record.initialised = None;
+            }
+            record.placed_on = None;
+            record.holder = None;
+            set_phase(record, MemberPhase::Removed, now);
+            push_event(
+                record,
+                now,
+                Reason::DeleteRequested,
+                format!("{} volumes kept", record.volumes.len()),
+            );
+        })
+        .await
+    }
+
+    async fn advance_operation(&self, snapshot: &mut Snapshot, operation: &Operation) -> Result<Progress> {
+        let Some(version) = &snapshot.operation_version else { return Ok(Progress::Stale) };
+        let taken_over = operation.server.as_ref().is_some_and(|server| server != self.server);
+        let mut operation = operation.clone();
+        operation.server = Some(self.server.clone());
+        let key = self.store.operation_key(&operation.id)?;
+        let ended = operation.state.is_final();
+        match self.store.records().update(&key, &operation, version).await? {
+            WriteOutcome::Applied(version) => {
+                snapshot.operation_version = Some(version);
+                snapshot.facts.operation = Some(operation.clone());
+            }
+            WriteOutcome::Conflict => return Ok(Progress::Stale),
+        }
+        if !ended && !taken_over {
+            return Ok(Progress::Done);
+        }
+        self.change_service(snapshot, |service, now| {
+            if ended && service.operation.as_ref() == Some(&operation.id) {
+                service.operation = None;
+            }
+            if taken_over {
+                let message = format!("{} of {} goes on", operation.kind, operation.id);
+                service.events.push(now, Reason::OperationResumed, None, message);
+            }
+            if operation.state == OperationState::Succeeded {
+                let message = format!("{} succeeded", operation.kind);
+                service.events.push(now, reason_of(&operation), None, message);
+            }
+        })
+        .await
+    }
+
+    async fn change_member(
+        &self,
+        snapshot: &mut Snapshot,
+        name: &MemberName,
+        change: impl FnOnce(&mut Member, crate::runtime::Timestamp),
+    ) -> Result<Progress> {
+        let (Some(found), Some(version)) =
+            (snapshot.facts.members.get(name), snapshot.member_versions.get(name))
+        else {
+            return Ok(Progress::Stale);
+        };
+        let before = Versioned { version: version.clone(), body: found.record.clone() };
+        let mut record = before.body.clone();
+        change(&mut record, self.env.clock().wall());
+        let key = self.store.member_key(&record.service, name)?;
+        let outcome = self.store.write(&key, &before, &record).await?;
+        Ok(remember(snapshot, outcome, record))
+    }
+
+    async fn change_service(
+        &self,
+        snapshot: &mut Snapshot,
+        change: impl FnOnce(&mut Service, crate::runtime::Timestamp),
+    ) -> Result<Progress> {
+        let before =
+            Versioned { version: snapshot.service_version.clone(), body: snapshot.facts.service.clone() };
+        let mut service = before.body.clone();
+        change(&mut service, self.env.clock().wall());
+        let key = self.store.service_key(&service.name)?;
+        match self.store.write(&key, &before, &service).await? {
+            WriteOutcome::Applied(version) => {
+                snapshot.service_version = version;
+                snapshot.facts.service = service;
+                Ok(Progress::Done)
+            }
+            WriteOutcome::Conflict => Ok(Progress::Stale),
+        }
+    }
+}
+
+/// A member's identity follows from its service's and its name, so a crash before it is recorded loses nothing.
+fn member_id(service: &Service, name: &MemberName) -> Result<MemberId> {
+    let suffix = name.as_str().strip_prefix(service.name.as_str()).unwrap_or(name.as_str());
+    format!("{}{suffix}", service.id)
+        .parse()
+        .map_err(|error| Error::new(ErrorKind::Internal, "controller", "name", name, error).without_effect())
+}
+
+fn named(outcome: NameOutcome) -> Progress {
+    match outcome {
+        NameOutcome::Applied => Progress::Done,
+        NameOutcome::Stale(_) => Progress::Stale,
+    }
+}
+
+fn remember(snapshot: &mut Snapshot, outcome: WriteOutcome, record: Member) -> Progress {
+    match outcome {
+        WriteOutcome::Applied(version) => {
+            snapshot.member_versions.insert(record.name.clone(), version);
+            let status = snapshot.facts.members.remove(&record.name).and_then(|found| found.status);
+            snapshot.facts.members.insert(record.name.clone(), MemberFacts { record, status });
+            Progress::Done
+        }
+        WriteOutcome::Conflict => Progress::Stale,
+    }
+}
+
+fn reason_of(operation: &Operation) -> Reason {
+    use crate::model::OperationKind;
+    match operation.kind {
+        OperationKind::Create => Reason::Created,
+        OperationKind::Delete => Reason::DeleteRequested,
+        OperationKind::Undelete => Reason::Undeleted,
+        OperationKind::Restart => Reason::RestartRequested,
+        OperationKind::Stop => Reason::StopRequested,
+        OperationKind::Start => Reason::StartRequested,
+    }
+}

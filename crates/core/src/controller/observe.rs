@@ -1,0 +1,245 @@
+//! Observing: the facts about one service, read together, with the versions to write against.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::nodes::NodeTable;
+use crate::backends::Backends;
+use crate::error::Result;
+use crate::ids::{GroupName, MemberName, NodeName, Revision, RoleTerm, ServiceId, ServiceName};
+use crate::metadata::{Version, Versioned};
+use crate::model::{Member, MemberStatus, RolePhase, Service, SpecRevision};
+use crate::plan::{Facts, MemberFacts, NodeFacts, Plan, Timers};
+use crate::runtime::{Environment, Moment};
+use crate::store::Store;
+
+/// The facts about one service, and the versions they were read at.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The facts. An executor keeps them up to date with what it writes.
+    pub facts: Facts,
+    /// The version of the service's record.
+    pub service_version: Version,
+    /// The versions of the members' records.
+    pub member_versions: BTreeMap<MemberName, Version>,
+    /// The version of the running operation's record.
+    pub operation_version: Option<Version>,
+}
+
+impl Snapshot {
+    /// When to look again without a hint, if something is going on that time alone changes.
+    pub fn recheck_after(&self, plan: &Plan) -> Option<Duration> {
+        let electing = self.facts.service.roles.values().any(|role| role.phase == RolePhase::Electing);
+        let leader_down = !self.facts.leader_down_for.is_empty();
+        if electing {
+            Some(Duration::from_millis(200))
+        } else if leader_down || !plan.waits.is_empty() || self.facts.operation.is_some() {
+            Some(Duration::from_secs(1))
+        } else {
+            None
+        }
+    }
+}
+
+/// Sees: keeps the table of nodes, and reads services.
+#[derive(Debug)]
+pub struct Observer {
+    env: Environment,
+    store: Store,
+    backends: Backends,
+    timers: Timers,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    table: Arc<NodeTable>,
+    placed: Arc<BTreeMap<NodeName, usize>>,
+    facts: Arc<BTreeMap<NodeName, NodeFacts>>,
+    /// Which service each member that a node reports belongs to.
+    services: BTreeMap<MemberName, ServiceName>,
+    /// Since when a group's leader has been seen not to lead under a term.
+    leader_down: BTreeMap<(ServiceId, GroupName), (RoleTerm, Moment)>,
+    /// Immutable, so kept.
+    revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,
+}
+
+impl Observer {
+    /// An observer that has seen nothing yet.
+    pub fn new(env: Environment, store: Store, backends: Backends, timers: Timers) -> Self {
+        Observer { env, store, backends, timers, state: Mutex::default() }
+    }
+
+    /// The nodes as last seen.
+    pub fn nodes(&self) -> Arc<NodeTable> {
+        Arc::clone(&self.lock().table)
+    }
+
+    /// The backends it looks at.
+    pub fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    /// Looks at the nodes again; the services that what has changed concerns.
+    ///
+    /// # Errors
+    /// What the store or the orchestrator says; the table stays as it was, and ages.
+    pub async fn refresh_nodes(&self) -> Result<Vec<ServiceName>> {
+        let reports = self.backends.orchestrator.nodes().await?;
+        let statuses = self
+            .store
+            .nodes()
+            .await?
+            .into_iter()
+            .filter_map(|(record, status)| Some((record.node, status?)))
+            .collect();
+        let now = self.env.clock().monotonic();
+        let before = self.nodes();
+        let table = Arc::new(before.updated(reports, statuses, now));
+        let health_differs = before.health_differs(&table);
+        let changed = before.differs(&table);
+        let unknown = {
+            let state = self.lock();
+            changed.iter().any(|member| !state.services.contains_key(member))
+        };
+        // The map from members to services is only read anew when it has to be.
+        if health_differs || unknown {
+            let members = self.store.all_members().await?;
+            let mut placed: BTreeMap<NodeName, usize> = BTreeMap::new();
+            let mut services = BTreeMap::new();
+            for member in members {
+                let body = member.body;
+                if let Some(node) = body.placed_on {
+                    *placed.entry(node).or_default() += 1;
+                }
+                services.insert(body.name, body.service);
+            }
+            let mut state = self.lock();
+            state.services = services;
+            state.placed = Arc::new(placed);
+        }
+        let mut state = self.lock();
+        state.facts = table.facts(&state.placed);
+        state.table = table;
+        let mut concerned: Vec<ServiceName> = if health_differs {
+            state.services.values().cloned().collect()
+        } else {
+            changed.iter().filter_map(|member| state.services.get(member).cloned()).collect()
+        };
+        concerned.sort();
+        concerned.dedup();
+        Ok(concerned)
+    }
+
+    /// The facts about a service; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// What the store or the registry says.
+    pub async fn snapshot(&self, name: &ServiceName) -> Result<Option<Snapshot>> {
+        let Some(Versioned { version, body: service }) = self.store.service(name).await? else {
+            return Ok(None);
+        };
+        let Some(revision) = self.revision(&service).await? else { return Ok(None) };
+        let members = self.store.members(name).await?;
+        let operation = match &service.operation {
+            Some(id) => self.store.operation(id).await?,
+            None => None,
+        };
+        let (table, nodes) = {
+            let state = self.lock();
+            (Arc::clone(&state.table), Arc::clone(&state.facts))
+        };
+        let mut member_versions = BTreeMap::new();
+        let mut facts_of_members = BTreeMap::new();
+        for Versioned { version, body: record } in members {
+            let status = status_of(&table, &record);
+            member_versions.insert(record.name.clone(), version);
+            facts_of_members.insert(record.name.clone(), MemberFacts { record, status });
+        }
+        let (operation_version, operation) =
+            operation.map_or((None, None), |found| (Some(found.version), Some(found.body)));
+        let mut facts = Facts {
+            service,
+            revision,
+            operation,
+            members: facts_of_members,
+            nodes,
+            names: BTreeMap::new(),
+            leader_down_for: BTreeMap::new(),
+            exclusivity: self.backends.volumes.capabilities().exclusivity,
+            zonal_volumes: self.backends.volumes.capabilities().zonal,
+            srv_records: self.backends.registry.capabilities().services,
+            zone: self.backends.zone.clone(),
+            timers: self.timers,
+            wall: self.env.clock().wall(),
+        };
+        for (name, kind) in facts.names_of_interest() {
+            let holds = self.backends.registry.resolve(&name, kind).await?;
+            facts.names.insert((name, kind), holds);
+        }
+        facts.leader_down_for = self.leaders_down(&facts);
+        Ok(Some(Snapshot { facts, service_version: version, member_versions, operation_version }))
+    }
+
+    async fn revision(&self, service: &Service) -> Result<Option<Arc<SpecRevision>>> {
+        let key = (service.id.clone(), service.revision);
+        if let Some(found) = self.lock().revisions.get(&key) {
+            return Ok(Some(Arc::clone(found)));
+        }
+        let Some(found) = self.store.revision(&service.id, service.revision).await? else { return Ok(None) };
+        let found = Arc::new(found);
+        self.lock().revisions.insert(key, Arc::clone(&found));
+        Ok(Some(found))
+    }
+
+    /// How long each led group's leader has been down, on this process's own clock.
+    fn leaders_down(&self, facts: &Facts) -> BTreeMap<GroupName, Duration> {
+        let now = self.env.clock().monotonic();
+        let mut state = self.lock();
+        let mut down = BTreeMap::new();
+        for group in facts.groups() {
+            let key = (facts.service.id.clone(), group.name.clone());
+            let leading = group.role.filter(|role| role.phase == RolePhase::Led).and_then(|role| {
+                let leader = role.leader.as_ref()?;
+                let found = group.members.iter().find(|(_, name, _)| name == leader)?.2?;
+                let status = found.status.as_ref();
+                let leads = status.is_some_and(|status| {
+                    status.ready
+                        && status.role == crate::model::Role::Primary
+                        && status.role_term == role.term
+                });
+                (!leads).then_some(role.term)
+            });
+            match leading {
+                None => {
+                    state.leader_down.remove(&key);
+                }
+                Some(term) => {
+                    let entry = state.leader_down.entry(key).or_insert((term, now));
+                    if entry.0 != term {
+                        *entry = (term, now);
+                    }
+                    down.insert(group.name.clone(), now.since(entry.1));
+                }
+            }
+        }
+        down
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is fresh about a member and about its present epoch. Readiness is believed of its holder only.
+fn status_of(table: &NodeTable, record: &Member) -> Option<MemberStatus> {
+    let holder = record.holder.as_ref().map(|holder| &holder.node);
+    let node = record.placed_on.as_ref().or(holder)?;
+    let status = table.fresh(node, &record.name)?;
+    if status.epoch != record.epoch {
+        return None;
+    }
+    let held = holder == Some(node);
+    Some(MemberStatus { ready: status.ready && held, ..status.clone() })
+}

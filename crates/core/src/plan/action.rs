@@ -1,0 +1,142 @@
+//! Actions: the smallest things a plan asks for. Each is idempotent and says what it was decided on.
+
+use std::fmt;
+
+use crate::ids::{Generation, GroupName, MemberName, NodeName, Ordinal, RoleTerm};
+use crate::model::{Condition, Evidence, Holder, Operation, Reason, RoleState};
+use crate::orchestrator::Workload;
+use crate::registry::{DomainName, RecordSet};
+
+/// A change of leadership, decided on the term it replaces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoleChange {
+    /// The group.
+    pub group: GroupName,
+    /// The state it is decided on.
+    pub expected: RoleState,
+    /// The new state.
+    pub state: RoleState,
+    /// Why, for the event.
+    pub reason: Option<(Reason, String)>,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Write the record of a member that has none.
+    CreateMember {
+        /// Its name.
+        member: MemberName,
+        /// Its group.
+        group: GroupName,
+        /// Its ordinal.
+        ordinal: Ordinal,
+        /// The node it is first placed on, if there is one.
+        node: Option<NodeName>,
+    },
+    /// Make the member's volumes and allocate its address, and record them.
+    Provision {
+        /// The member.
+        member: MemberName,
+    },
+    /// Place a member on a node.
+    Place {
+        /// The member.
+        member: MemberName,
+        /// The node it is placed on now, which the decision rests on.
+        from: Option<NodeName>,
+        /// The node.
+        node: NodeName,
+        /// Why, for the event.
+        reason: Reason,
+        /// In words.
+        message: String,
+    },
+    /// Let a member run, or stop it where it is.
+    SetRun {
+        /// The member.
+        member: MemberName,
+        /// Whether it shall run.
+        run: bool,
+    },
+    /// Have a member started anew.
+    Restart {
+        /// The member.
+        member: MemberName,
+        /// The generation to reach.
+        generation: Generation,
+    },
+    /// Tell the orchestrator what shall run.
+    Apply(Workload),
+    /// Take back, for a holder that is proven dead, what it held of a member that shall not run.
+    ReleaseFor {
+        /// The member.
+        member: MemberName,
+        /// The holder.
+        holder: Holder,
+        /// The proof.
+        evidence: Evidence,
+    },
+    /// Change who leads.
+    ChangeRole(RoleChange),
+    /// Record that the service has served in full.
+    MarkBootstrapped,
+    /// Give a name its value.
+    SetName {
+        /// The name.
+        name: DomainName,
+        /// Its value.
+        set: RecordSet,
+        /// What it holds now.
+        expected: Option<RecordSet>,
+    },
+    /// Take a name away.
+    RemoveName {
+        /// The name.
+        name: DomainName,
+        /// What it holds now.
+        expected: RecordSet,
+    },
+    /// Remove a member: name, address, and the volumes that are not kept.
+    RemoveMember {
+        /// The member.
+        member: MemberName,
+    },
+    /// Tell the orchestrator that the service is gone.
+    RemoveWorkload,
+    /// Record that the service is deleted.
+    MarkDeleted,
+    /// Record that conditions have changed.
+    RecordConditions(Vec<Condition>),
+    /// Record how far the running operation is, as decided on its previous state.
+    AdvanceOperation(Box<Operation>),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::CreateMember { member, .. } => write!(f, "create-member {member}"),
+            Action::Provision { member } => write!(f, "provision {member}"),
+            Action::Place { member, node, .. } => write!(f, "place {member} on {node}"),
+            Action::SetRun { member, run } => write!(f, "set-run {member} {run}"),
+            Action::Restart { member, generation } => write!(f, "restart {member} to {generation}"),
+            Action::Apply(workload) => write!(f, "apply {}", workload.service),
+            Action::ReleaseFor { member, holder, .. } => write!(f, "release {member} for {}", holder.node),
+            Action::ChangeRole(RoleChange {
+                group, state: RoleState { term: RoleTerm(term), .. }, ..
+            }) => {
+                write!(f, "change-role {group} term {term}")
+            }
+            Action::MarkBootstrapped => f.write_str("mark-bootstrapped"),
+            Action::SetName { name, .. } => write!(f, "set-name {name}"),
+            Action::RemoveName { name, .. } => write!(f, "remove-name {name}"),
+            Action::RemoveMember { member } => write!(f, "remove-member {member}"),
+            Action::RemoveWorkload => f.write_str("remove-workload"),
+            Action::MarkDeleted => f.write_str("mark-deleted"),
+            Action::RecordConditions(_) => f.write_str("record-conditions"),
+            Action::AdvanceOperation(operation) => {
+                write!(f, "advance-operation {} {}", operation.kind, operation.state)
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a plan is decided on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ids::{GroupName, Incarnation, MemberName, NodeName, Ordinal, ZoneName};
+use crate::model::{Group, Member, MemberStatus, NodeHealth, Operation, RoleState, Service, SpecRevision};
+use crate::registry::{DomainName, RecordKind, RecordSet};
+use crate::runtime::Timestamp;
+use crate::volume::Exclusivity;
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timers {
+    /// The share of nodes, in per cent, above which unknown ones stop every unplanned move.
+    pub storm_brake_percent: usize,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers { storm_brake_percent: 40 }
+    }
+}
+
+/// A node, as seen from here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeFacts {
+    /// Its zone.
+    pub zone: ZoneName,
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// Its health. What is too old to count is `Suspect` or `Unknown` here.
+    pub health: NodeHealth,
+    /// How many members of any service are placed on it.
+    pub members: usize,
+    /// The engines it can run; empty: not told.
+    pub engines: BTreeMap<String, String>,
+}
+
+/// A member, as recorded and as seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemberFacts {
+    /// The record.
+    pub record: Member,
+    /// What the agent that holds it says, if that is fresh and about the present epoch.
+    pub status: Option<MemberStatus>,
+}
+
+impl MemberFacts {
+    /// Whether it serves, by fresh evidence.
+    pub fn is_ready(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.ready)
+    }
+}
+
+/// Everything a plan is decided on.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The service.
+    pub service: Service,
+    /// Its revision in force.
+    pub revision: Arc<SpecRevision>,
+    /// The operation that is running.
+    pub operation: Option<Operation>,
+    /// Its members that have a record.
+    pub members: BTreeMap<MemberName, MemberFacts>,
+    /// Every node.
+    pub nodes: Arc<BTreeMap<NodeName, NodeFacts>>,
+    /// What the service's names hold now. A name that is not here was not looked up.
+    pub names: BTreeMap<(DomainName, RecordKind), Option<RecordSet>>,
+    /// How long each group's leader has been seen not to lead, counted by this server.
+    pub leader_down_for: BTreeMap<GroupName, Duration>,
+    /// Who refuses a second writer of a volume.
+    pub exclusivity: Exclusivity,
+    /// Whether volumes stay in their zone.
+    pub zonal_volumes: bool,
+    /// Whether the registry keeps SRV records.
+    pub srv_records: bool,
+    /// The cluster's DNS zone.
+    pub zone: DomainName,
+    /// How long things may take.
+    pub timers: Timers,
+    /// The wall clock, for records that people read.
+    pub wall: Timestamp,
+}
+
+/// A group with its members, in order of ordinals. A member without a record is `None`.
+#[derive(Debug, Clone)]
+pub struct GroupMembers<'a> {
+    /// The group's name.
+    pub name: &'a GroupName,
+    /// Who leads it, where that is Steadfast's matter.
+    pub role: Option<&'a RoleState>,
+    /// Its members.
+    pub members: Vec<(Ordinal, MemberName, Option<&'a MemberFacts>)>,
+}
+
+impl Facts {
+    /// The groups of the service.
+    pub fn groups(&self) -> impl Iterator<Item = GroupMembers<'_>> {
+        self.service.groups.iter().map(|(name, Group { replicas })| GroupMembers {
+            name,
+            role: self.service.roles.get(name),
+            members: (0..*replicas)
+                .filter_map(|ordinal| {
+                    let member = MemberName::of(&self.service.name, name, ordinal).ok()?;
+                    let facts = self.members.get(&member);
+                    Some((ordinal, member, facts))
+                })
+                .collect(),
+        })
+    }
+
+    /// Whether so many nodes are unknown that nothing unplanned may be moved.
+    pub fn storm_brake(&self) -> bool {
+        let unknown = self
+            .nodes
+            .values()
+            .filter(|node| matches!(node.health, NodeHealth::Suspect | NodeHealth::Unknown))
+            .count();
+        unknown * 100 > self.nodes.len() * self.timers.storm_brake_percent
+    }
+
+    /// Whether a node's present life is proven dead, by evidence that this service accepts.
+    pub fn is_dead(&self, node: &NodeName) -> bool {
+        let accept_lease = self.revision.spec.fencing.accept_lease;
+        self.nodes.get(node).is_some_and(|facts| match facts.health {
+            NodeHealth::Dead(crate::model::Evidence::LeaseExpired) => accept_lease,
+            NodeHealth::Dead(_) => true,
+            NodeHealth::Ready | NodeHealth::Suspect | NodeHealth::Draining | NodeHealth::Unknown => false,
+        })
+    }
+}

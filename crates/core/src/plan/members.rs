@@ -1,0 +1,253 @@
+//! Members: made, placed, replaced when their node is dead, stopped and removed.
+
+use super::placement::{Placed, choose};
+use super::{Action, Facts, MemberFacts, Plan, Wait};
+use crate::ids::NodeName;
+use crate::model::{Desired, Evidence, Holder, Member, MemberPhase, NodeHealth, Reason};
+use crate::orchestrator::{Placement, Run, Workload};
+
+/// Records for members that have none, then volumes and addresses for those that lack them.
+pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
+    let mut placed = Placed::of(facts);
+    for group in facts.groups() {
+        for (ordinal, member, found) in group.members {
+            match found {
+                Some(found) if is_of(facts, &found.record) => {
+                    if !is_provisioned(facts, &found.record) {
+                        plan.actions.push(Action::Provision { member });
+                    }
+                }
+                _ => {
+                    let node = choose(facts, &placed, &member, group.name, None, None).ok();
+                    if let Some(node) = &node {
+                        placed.set(member.clone(), group.name.clone(), node.clone());
+                    }
+                    plan.actions.push(Action::CreateMember {
+                        member: member.clone(),
+                        group: group.name.clone(),
+                        ordinal,
+                        node,
+                    });
+                    plan.actions.push(Action::Provision { member });
+                }
+            }
+        }
+    }
+}
+
+/// Whether a record is of this very service, and not left by an earlier one of the same name.
+fn is_of(facts: &Facts, record: &Member) -> bool {
+    record.service_id == facts.service.id && record.phase != MemberPhase::Removed
+}
+
+fn is_provisioned(facts: &Facts, record: &Member) -> bool {
+    record.address.is_some()
+        && record.volumes.len() == facts.revision.blueprint.volumes.len()
+        && record.volumes.iter().all(|volume| volume.id.is_some())
+}
+
+/// A node for members that have none, and another for those whose node is dead.
+pub(super) fn place(facts: &Facts, plan: &mut Plan) {
+    let mut placed = Placed::of(facts);
+    for (name, member) in &facts.members {
+        let record = &member.record;
+        if !is_of(facts, record) {
+            continue;
+        }
+        if !record.run {
+            plan.actions.push(Action::SetRun { member: name.clone(), run: true });
+        }
+        let (reason, message) = match &record.placed_on {
+            None => (Reason::Created, "first placement".to_owned()),
+            Some(node) if facts.is_dead(node) => {
+                (Reason::NodeDead, format!("{node} is dead ({})", death_of(facts, node)))
+            }
+            Some(node) => {
+                wait_for_silent(facts, member, node, plan);
+                continue;
+            }
+        };
+        if reason == Reason::NodeDead
+            && let Some(wait) = brake(facts)
+        {
+            plan.waits.push(wait);
+            continue;
+        }
+        let zone = facts
+            .zonal_volumes
+            .then(|| record.last_node.as_ref().and_then(|node| facts.nodes.get(node)))
+            .flatten()
+            .map(|node| &node.zone);
+        match choose(facts, &placed, name, &record.group, record.last_node.as_ref(), zone) {
+            Ok(node) => {
+                placed.set(name.clone(), record.group.clone(), node.clone());
+                plan.actions.push(Action::Place {
+                    member: name.clone(),
+                    from: record.placed_on.clone(),
+                    node,
+                    reason,
+                    message,
+                });
+            }
+            Err(error) => plan
+                .waits
+                .push(Wait::new(Reason::PlacementNone, error.message).resolved_by("steadfast node list")),
+        }
+    }
+}
+
+fn death_of(facts: &Facts, node: &NodeName) -> String {
+    match facts.nodes.get(node).map(|node| &node.health) {
+        Some(NodeHealth::Dead(evidence)) => evidence.to_string(),
+        _ => "unknown".to_owned(),
+    }
+}
+
+/// What keeps everything unplanned where it is.
+fn brake(facts: &Facts) -> Option<Wait> {
+    if facts.service.paused {
+        let wait = Wait::new(Reason::PausedByOperator, "the service is paused: nothing is moved");
+        return Some(wait.resolved_by(format!("steadfast resume {}", facts.service.name)));
+    }
+    facts.storm_brake().then(|| {
+        Wait::new(
+            Reason::StormBrake,
+            format!(
+                "more than {} % of the nodes are unknown: nothing is moved",
+                facts.timers.storm_brake_percent
+            ),
+        )
+        .resolved_by("steadfast node list")
+    })
+}
+
+/// A member on a node that has fallen silent, with nothing proven, stays where it is.
+fn wait_for_silent(facts: &Facts, member: &MemberFacts, node: &NodeName, plan: &mut Plan) {
+    let silent = facts.nodes.get(node).is_none_or(|node| {
+        matches!(node.health, NodeHealth::Suspect | NodeHealth::Unknown | NodeHealth::Dead(_))
+    });
+    if silent && member.status.is_none() {
+        plan.waits.push(
+            Wait::new(
+                Reason::FenceUnproven,
+                format!(
+                    "{node} is silent and not proven dead: {} may still be writing there",
+                    member.record.name
+                ),
+            )
+            .resolved_by(format!("steadfast node confirm-dead {node}")),
+        );
+    }
+}
+
+/// The workload as it follows from the records. Given in full every time; the orchestrator writes differences.
+pub(super) fn apply_workload(facts: &Facts, plan: &mut Plan) {
+    let placements = facts
+        .members
+        .values()
+        .filter(|member| is_of(facts, &member.record))
+        .filter_map(|member| placement(facts, member, plan))
+        .collect::<Vec<_>>();
+    let all_released = facts.service.desired != Desired::Running && all_released(facts);
+    if all_released {
+        return;
+    }
+    plan.actions.push(Action::Apply(Workload { service: facts.service.name.clone(), placements }));
+}
+
+/// Where a member shall run after the actions that the plan has so far.
+fn placement(facts: &Facts, member: &MemberFacts, plan: &Plan) -> Option<Placement> {
+    let record = &member.record;
+    let planned = plan.actions.iter().rev().find_map(|action| match action {
+        Action::Place { member, node, .. } if member == &record.name => Some(node.clone()),
+        _ => None,
+    });
+    let node = planned.or_else(|| record.placed_on.clone())?;
+    let run = facts.service.desired == Desired::Running && is_provisioned(facts, record);
+    if run || record.unreleased.iter().any(|holder| holder.node == node) {
+        Some(Placement {
+            member: record.name.clone(),
+            revision: record.revision,
+            node,
+            run: if run { Run::Started } else { Run::Stopped },
+            generation: record.generation,
+        })
+    } else {
+        None
+    }
+}
+
+/// Every member is told to stop.
+pub(super) fn stop(facts: &Facts, plan: &mut Plan) {
+    for (name, member) in &facts.members {
+        if is_of(facts, &member.record) && member.record.run {
+            plan.actions.push(Action::SetRun { member: name.clone(), run: false });
+        }
+    }
+}
+
+/// A dead holder gives nothing back itself.
+pub(super) fn release_from_the_dead(facts: &Facts, plan: &mut Plan) {
+    for (name, member) in facts.members.iter().filter(|(_, member)| is_of(facts, &member.record)) {
+        for holder in &member.record.unreleased {
+            match evidence_of_death(facts, holder) {
+                Some(evidence) => plan.actions.push(Action::ReleaseFor {
+                    member: name.clone(),
+                    holder: holder.clone(),
+                    evidence,
+                }),
+                None if !facts
+                    .nodes
+                    .get(&holder.node)
+                    .is_some_and(|node| node.health == NodeHealth::Ready) =>
+                {
+                    plan.waits.push(
+                        Wait::new(
+                            Reason::FenceUnproven,
+                            format!(
+                                "{holder} is silent and not proven dead: {name} may still be writing there"
+                            ),
+                        )
+                        .resolved_by(format!("steadfast node confirm-dead {}", holder.node)),
+                    );
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn evidence_of_death(facts: &Facts, holder: &Holder) -> Option<Evidence> {
+    let node = facts.nodes.get(&holder.node)?;
+    if node.incarnation != holder.incarnation {
+        return Some(Evidence::NodeProvenDead);
+    }
+    match &node.health {
+        NodeHealth::Dead(evidence) if facts.is_dead(&holder.node) => Some(*evidence),
+        _ => None,
+    }
+}
+
+/// Whether no node holds anything of the service any more.
+pub(super) fn all_released(facts: &Facts) -> bool {
+    facts
+        .members
+        .values()
+        .filter(|member| member.record.service_id == facts.service.id)
+        .all(|member| !member.record.run && member.record.unreleased.is_empty())
+}
+
+/// Names, addresses and the volumes that are not kept, then the service itself.
+pub(super) fn remove(facts: &Facts, plan: &mut Plan) {
+    let mut left = false;
+    for (name, member) in &facts.members {
+        if member.record.service_id == facts.service.id && member.record.phase != MemberPhase::Removed {
+            left = true;
+            plan.actions.push(Action::RemoveMember { member: name.clone() });
+        }
+    }
+    if !left && !facts.service.deleted {
+        plan.actions.push(Action::RemoveWorkload);
+        plan.actions.push(Action::MarkDeleted);
+    }
+}

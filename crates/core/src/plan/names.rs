@@ -1,0 +1,106 @@
+//! The service's own names: all its members, its primary, its replicas, and where to find them by SRV.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::roles::leads;
+use super::{Action, Facts, Plan};
+use crate::model::{Leadership, Role};
+use crate::registry::{DomainName, RecordKind, RecordSet, ServiceTarget};
+
+/// The names a service has besides its members', with what each shall hold; `None`: what it holds is left alone.
+fn wanted(facts: &Facts) -> Vec<(DomainName, RecordKind, Option<RecordSet>)> {
+    let Ok(own) = facts.zone.child(&facts.service.name) else { return Vec::new() };
+    let mut all = BTreeSet::new();
+    let mut primaries = BTreeSet::new();
+    let mut replicas = BTreeSet::new();
+    let mut hosts = BTreeSet::new();
+    for group in facts.groups() {
+        for (_, name, found) in &group.members {
+            let Some(member) = found else { continue };
+            let Some(address) = member.record.address.as_ref().map(|binding| binding.address) else {
+                continue;
+            };
+            all.insert(address);
+            if let Ok(host) = facts.zone.child(name) {
+                hosts.insert(host);
+            }
+            let is_leader = group.role.is_some_and(|role| role.leader.as_ref() == Some(name));
+            if is_leader && group.role.is_some_and(|role| leads(role, *found)) {
+                primaries.insert(address);
+            } else if !is_leader && is_ready_replica(member) {
+                replicas.insert(address);
+            }
+        }
+    }
+    let mut names = vec![(own.clone(), RecordKind::Addresses, addresses(all))];
+    if facts.revision.blueprint.leadership == Leadership::Steadfast {
+        // Without a confirmed primary the name keeps what it holds: clients wait for it to come back there.
+        for (label, set) in [("primary", primaries), ("replicas", replicas)] {
+            if let Ok(name) = own.child(label) {
+                names.push((name, RecordKind::Addresses, addresses(set)));
+            }
+        }
+    }
+    if facts.srv_records {
+        for port in facts.revision.blueprint.ports.iter().filter(|port| port.client) {
+            let Ok(name) = own.child("_tcp").and_then(|under| under.child(format!("_{}", port.name))) else {
+                continue;
+            };
+            let targets: BTreeSet<ServiceTarget> = hosts
+                .iter()
+                .map(|host| ServiceTarget { priority: 0, weight: 1, port: port.port, target: host.clone() })
+                .collect();
+            names.push((
+                name,
+                RecordKind::Services,
+                (!targets.is_empty()).then_some(RecordSet::Services(targets)),
+            ));
+        }
+    }
+    names
+}
+
+fn is_ready_replica(member: &super::MemberFacts) -> bool {
+    member.status.as_ref().is_some_and(|status| status.ready && status.role == Role::Replica)
+}
+
+fn addresses(set: BTreeSet<IpAddr>) -> Option<RecordSet> {
+    (!set.is_empty()).then_some(RecordSet::Addresses(set))
+}
+
+/// Names that do not hold what they shall.
+pub(super) fn publish(facts: &Facts, plan: &mut Plan) {
+    for (name, kind, set) in wanted(facts) {
+        let Some(set) = set else { continue };
+        // A name that was not looked up is not changed on a guess.
+        let Some(holds) = facts.names.get(&(name.clone(), kind)) else { continue };
+        if holds.as_ref() != Some(&set) {
+            plan.actions.push(Action::SetName { name, set, expected: holds.clone() });
+        }
+    }
+}
+
+/// Whether every name holds what it shall, so that the service can be found.
+pub(super) fn are_published(facts: &Facts) -> bool {
+    wanted(facts).into_iter().all(|(name, kind, set)| match set {
+        Some(set) => facts.names.get(&(name, kind)) == Some(&Some(set)),
+        None => true,
+    })
+}
+
+/// Every name of the service is taken away. Members' own names go with the members.
+pub(super) fn withdraw(facts: &Facts, plan: &mut Plan) {
+    for ((name, _), holds) in &facts.names {
+        if let Some(expected) = holds {
+            plan.actions.push(Action::RemoveName { name: name.clone(), expected: expected.clone() });
+        }
+    }
+}
+
+impl Facts {
+    /// The names to look up before planning.
+    pub fn names_of_interest(&self) -> Vec<(DomainName, RecordKind)> {
+        wanted(self).into_iter().map(|(name, kind, _)| (name, kind)).collect()
+    }
+}

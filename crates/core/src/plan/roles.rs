@@ -1,0 +1,280 @@
+//! Leadership where it is Steadfast's: role terms, and the rule of promotion.
+//!
+//! The role state of a group is one value under compare-and-swap, so the return of the old primary and the
+//! promotion of another exclude each other. A term is raised before anyone is asked how far they are; what is
+//! asked answers under that term, having stopped following the old primary.
+
+use super::{Action, Facts, GroupMembers, MemberFacts, Plan, RoleChange, Wait};
+use crate::ids::MemberName;
+use crate::model::{Durability, FailoverMode, Leadership, Position, Reason, Role, RolePhase, RoleState};
+
+/// A member that has answered under the newest term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its name.
+    pub member: MemberName,
+    /// How far its data reaches.
+    pub position: Position,
+}
+
+/// What the rule of promotion says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Promotion {
+    /// This member is to lead: it has every write that may have been acknowledged, or what is lost is what the
+    /// durability class says.
+    Promote(MemberName),
+    /// It is not proven that nothing acknowledged would be lost.
+    Unproven(String),
+}
+
+/// Who is to lead.
+///
+/// A write is acknowledged once the primary and `confirming` of the `replicas` others have it. Those who answered
+/// intersect every possible set of confirmers if more than `replicas - confirming` of the others answered; the
+/// one that is farthest then has every acknowledged write. The old primary's own data always has.
+///
+/// With no confirmers a write may be on the old primary alone: in the strict class that one is waited for, in
+/// the available class the farthest survivor is taken, and what only the old primary had is lost.
+pub fn promotion(
+    previous: Option<&MemberName>,
+    replicas: u32,
+    confirming: u32,
+    durability: Durability,
+    survivors: &[Survivor],
+) -> Promotion {
+    let farthest = survivors.iter().max_by_key(|survivor| {
+        // Of several that are equally far, the old primary, then the first by name.
+        (survivor.position, previous == Some(&survivor.member), std::cmp::Reverse(survivor.member.clone()))
+    });
+    let Some(farthest) = farthest else {
+        return Promotion::Unproven("no member has answered under the new term".to_owned());
+    };
+    if survivors.iter().any(|survivor| previous == Some(&survivor.member)) {
+        return Promotion::Promote(farthest.member.clone());
+    }
+    let answered = u32::try_from(survivors.len()).unwrap_or(u32::MAX);
+    let enough = confirming > 0 && answered > replicas.saturating_sub(confirming);
+    if enough || durability == Durability::Available {
+        return Promotion::Promote(farthest.member.clone());
+    }
+    let why = if confirming == 0 {
+        "an acknowledged write may be on the old primary alone".to_owned()
+    } else {
+        format!(
+            "{answered} of {replicas} replicas have answered, and {} must: any {confirming} of them may be the \
+             only ones that confirmed a write",
+            replicas.saturating_sub(confirming) + 1
+        )
+    };
+    Promotion::Unproven(why)
+}
+
+/// The next change of leadership of each group.
+pub(super) fn lead(facts: &Facts, plan: &mut Plan) {
+    if facts.revision.blueprint.leadership != Leadership::Steadfast {
+        mark_bootstrapped(facts, plan);
+        return;
+    }
+    for group in facts.groups() {
+        let Some(role) = group.role else { continue };
+        match role.phase {
+            RolePhase::Bootstrapping => confirm_first(facts, &group, role, plan),
+            RolePhase::Led => watch_leader(facts, &group, role, plan),
+            RolePhase::Electing => elect(facts, &group, role, plan),
+        }
+    }
+    mark_bootstrapped(facts, plan);
+}
+
+/// Once every member has served, nothing is ever initialised as the first again.
+fn mark_bootstrapped(facts: &Facts, plan: &mut Plan) {
+    let all_made = facts.groups().all(|group| {
+        group.members.iter().all(|(_, _, found)| {
+            found.is_some_and(|member| member.record.initialised.is_some() && member.is_ready())
+        })
+    });
+    if !facts.service.bootstrapped && all_made && !facts.members.is_empty() {
+        plan.actions.push(Action::MarkBootstrapped);
+    }
+}
+
+fn member<'a>(group: &GroupMembers<'a>, name: Option<&MemberName>) -> Option<&'a MemberFacts> {
+    let name = name?;
+    group.members.iter().find(|(_, member, _)| member == name).and_then(|(_, _, found)| *found)
+}
+
+/// Whether the member leads, by its own fresh word under this term.
+pub(super) fn leads(role: &RoleState, found: Option<&MemberFacts>) -> bool {
+    found
+        .and_then(|member| member.status.as_ref())
+        .is_some_and(|status| status.ready && status.role == Role::Primary && status.role_term == role.term)
+}
+
+fn change(
+    facts: &Facts,
+    group: &GroupMembers<'_>,
+    role: &RoleState,
+    state: RoleState,
+    reason: Option<(Reason, String)>,
+) -> Action {
+    Action::ChangeRole(RoleChange {
+        group: group.name.clone(),
+        expected: role.clone(),
+        state: RoleState { since: facts.wall, ..state },
+        reason,
+    })
+}
+
+fn confirm_first(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut Plan) {
+    if leads(role, member(group, role.leader.as_ref())) {
+        let state = RoleState { phase: RolePhase::Led, ..role.clone() };
+        plan.actions.push(change(facts, group, role, state, None));
+    }
+}
+
+fn watch_leader(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut Plan) {
+    let Some(leader) = &role.leader else { return };
+    let found = member(group, Some(leader));
+    if leads(role, found) {
+        return;
+    }
+    let failover = &facts.revision.spec.failover;
+    let down_for = facts.leader_down_for.get(group.name).copied().unwrap_or_default();
+    if down_for < failover.promote_after.0 {
+        return;
+    }
+    // A leader of which nothing is known may be serving: taking its replicas away would be the outage.
+    let known_down = match found {
+        None => true,
+        Some(member) => {
+            member.status.is_some()
+                || member.record.placed_on.as_ref().is_some_and(|node| facts.is_dead(node))
+                || member.record.unreleased.iter().all(|holder| facts.is_dead(&holder.node))
+        }
+    };
+    if !known_down {
+        plan.waits.push(
+            Wait::new(
+                Reason::FenceUnproven,
+                format!("nothing is known of the primary {leader}: it may be serving"),
+            )
+            .resolved_by(format!("steadfast why {leader}")),
+        );
+        return;
+    }
+    let progress = found
+        .and_then(|member| member.status.as_ref())
+        .and_then(|status| status.blocked.as_ref())
+        .is_some_and(|(reason, _)| *reason == Reason::EngineRecovering);
+    if progress {
+        return;
+    }
+    if facts.service.paused || failover.mode != FailoverMode::Auto {
+        plan.waits.push(
+            Wait::new(
+                Reason::AwaitingConfirmation,
+                format!("the primary {leader} is down; nobody is promoted"),
+            )
+            .resolved_by(format!("steadfast why {leader}")),
+        );
+        return;
+    }
+    let others = group
+        .members
+        .iter()
+        .filter(|(_, name, found)| {
+            name != leader
+                && found.is_some_and(|member| member.status.as_ref().is_some_and(|s| s.incarnation.is_some()))
+        })
+        .count();
+    if others == 0 {
+        plan.waits.push(Wait::new(Reason::DurabilityUnproven, "no other member runs that could be promoted"));
+        return;
+    }
+    let state = RoleState {
+        term: role.term.next(),
+        phase: RolePhase::Electing,
+        leader: None,
+        previous: Some(leader.clone()),
+        since: facts.wall,
+    };
+    let text = format!("{leader} has not led for {} s: an election begins", down_for.as_secs());
+    plan.actions.push(change(facts, group, role, state, Some((Reason::EngineUnhealthy, text))));
+}
+
+fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut Plan) {
+    let survivors: Vec<Survivor> = group
+        .members
+        .iter()
+        .filter_map(|(_, name, found)| {
+            let status = found.as_ref()?.status.as_ref()?;
+            let position = status.position?;
+            (status.role_term == role.term && status.incarnation.is_some() && status.role != Role::Primary)
+                .then(|| Survivor { member: name.clone(), position })
+        })
+        .collect();
+    let replicas = u32::try_from(group.members.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let spec = &facts.revision.spec;
+    let confirming = facts.revision.blueprint.confirming_replicas;
+    match promotion(role.previous.as_ref(), replicas, confirming, spec.durability, &survivors) {
+        Promotion::Promote(winner) => {
+            let state = RoleState { phase: RolePhase::Led, leader: Some(winner.clone()), ..role.clone() };
+            let why = match &role.previous {
+                Some(previous) if previous == &winner => (Reason::Returned, format!("{winner} leads again")),
+                Some(previous) => (Reason::Promoted, format!("{winner} takes over from {previous}")),
+                None => (Reason::Promoted, format!("{winner} leads")),
+            };
+            plan.actions.push(change(facts, group, role, state, Some(why)));
+        }
+        Promotion::Unproven(why) => plan.waits.push(
+            Wait::new(Reason::DurabilityUnproven, format!("nobody is promoted: {why}"))
+                .resolved_by(format!("steadfast describe {}", facts.service.name)),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survivor(name: &str, offset: u64) -> Survivor {
+        Survivor { member: name.parse().unwrap(), position: Position { timeline: 1, offset } }
+    }
+
+    fn name(text: &str) -> MemberName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn enough_survivors_intersect_every_set_of_confirmers() {
+        let old = name("db-0");
+        // One of two confirms: both must answer.
+        let one = [survivor("db-1", 7)];
+        assert!(matches!(promotion(Some(&old), 2, 1, Durability::Strict, &one), Promotion::Unproven(_)));
+        let both = [survivor("db-1", 7), survivor("db-2", 9)];
+        assert_eq!(promotion(Some(&old), 2, 1, Durability::Strict, &both), Promotion::Promote(name("db-2")));
+        // Two of two confirm: one is enough.
+        assert_eq!(promotion(Some(&old), 2, 2, Durability::Strict, &one), Promotion::Promote(name("db-1")));
+    }
+
+    #[test]
+    fn the_old_primary_itself_is_always_enough() {
+        let old = name("db-0");
+        let back = [survivor("db-0", 9)];
+        assert_eq!(promotion(Some(&old), 2, 0, Durability::Strict, &back), Promotion::Promote(old.clone()));
+        let ahead = [survivor("db-0", 9), survivor("db-1", 9)];
+        assert_eq!(promotion(Some(&old), 2, 1, Durability::Strict, &ahead), Promotion::Promote(old));
+    }
+
+    #[test]
+    fn without_confirmers_strict_waits_and_available_takes_the_farthest() {
+        let old = name("db-0");
+        let both = [survivor("db-1", 7), survivor("db-2", 9)];
+        assert!(matches!(promotion(Some(&old), 2, 0, Durability::Strict, &both), Promotion::Unproven(_)));
+        assert_eq!(
+            promotion(Some(&old), 2, 0, Durability::Available, &both),
+            Promotion::Promote(name("db-2"))
+        );
+        assert!(matches!(promotion(Some(&old), 2, 0, Durability::Available, &[]), Promotion::Unproven(_)));
+    }
+}
