@@ -60,7 +60,7 @@ pub trait IpProvider: Debug + Display + Send + Sync + 'static {
     /// Assigns an allocated address to `node`, taking it from `expected`.
     ///
     /// # Behavior
-    /// - Held by `node` already: `Applied`.
+    /// - Held by `node` already: `Applied`. Not allocated: `NotFound`.
     /// - Held by anyone but `expected` (nobody included): `Stale`, unless it is free, which is `Applied`.
     /// - At no moment does the address belong to nobody of ours.
     async fn assign(

@@ -7,6 +7,8 @@
 //! - [`error`], [`observed`]: how failures and observations are told
 
 pub mod backends;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod control;
 pub mod controller;
 pub mod engine;

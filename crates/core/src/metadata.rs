@@ -128,7 +128,8 @@ pub trait MetadataDb: Debug + Display + Send + Sync + 'static {
     /// A page of the keys that begin with `prefix`, in key order, beginning after `after`.
     ///
     /// # Behavior
-    /// - `prefix` matches whole path segments only: `members/a` has `members/a/b`, not `members/ab`.
+    /// - `prefix` matches whole path segments only: `members/a` has `members/a/b`, not `members/ab`,
+    ///   and not `members/a` itself.
     /// - Each record is current at some moment during the call; the page is not a snapshot.
     /// - At most `limit` items; `more` says whether the prefix has further ones.
     async fn scan(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
@@ -137,6 +138,7 @@ pub trait MetadataDb: Debug + Display + Send + Sync + 'static {
     ///
     /// # Behavior
     /// - Every change that is acknowledged after the stream was returned is hinted at, or covered by `Reset`.
+    /// - Hints are about keys that a scan of `prefix` could have.
     /// - Hints may repeat and may come early or late; the stream ends when the backend goes away.
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Hint>>;
 }

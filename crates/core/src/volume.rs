@@ -118,14 +118,15 @@ pub trait VolumeProvider: Debug + Display + Send + Sync + 'static {
     ///
     /// # Behavior
     /// - Attached (or attaching) to `node` already: success.
-    /// - Attached to another node: `Busy`, without effect.
+    /// - Attached to another node, or on its way off any: `Busy`, without effect.
+    /// - A volume that does not exist is `NotFound`.
     async fn begin_attach(&self, id: &VolumeId, node: &NodeName) -> Result<()>;
 
     /// Begins to detach a volume from `expected`.
     ///
     /// # Behavior
     /// - Attached to nobody, or to another node than `expected`: `Stale` for another node, success for nobody;
-    ///   either way without effect.
+    ///   either way without effect. A volume that does not exist is `NotFound`.
     /// - The volume stays `Detaching` for as long as `expected` may still write.
     async fn begin_detach(&self, id: &VolumeId, expected: &NodeName) -> Result<()>;
 

@@ -190,3 +190,72 @@ impl IpProvider for MemoryIps {
         Ok(self.range.with(|range| range.addresses.values().cloned().collect()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Harness;
+    use crate::conformance::ip::IpHarness;
+
+    struct Memory;
+
+    /// What is left of a /22 after network, broadcast and reserved addresses.
+    const RANGE: u32 = 1019;
+
+    impl Harness for Memory {
+        type Backend = MemoryIps;
+        type Guard = MemoryIps;
+
+        async fn open(&self) -> (MemoryIps, MemoryIps) {
+            let ips = MemoryIps::new("10.1.0.4".parse().unwrap(), RANGE).unwrap();
+            (ips.clone(), ips)
+        }
+
+        async fn reopen(&self, guard: &MemoryIps) -> MemoryIps {
+            guard.clone()
+        }
+    }
+
+    impl IpHarness for Memory {
+        fn range(&self) -> Option<usize> {
+            Some(RANGE as usize)
+        }
+    }
+
+    crate::ip_conformance!(Memory);
+
+    #[test]
+    fn a_range_past_the_last_address_is_refused() {
+        assert!(MemoryIps::new("255.255.255.0".parse().unwrap(), 256).is_ok());
+        let error = MemoryIps::new("255.255.255.0".parse().unwrap(), 257).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(MemoryIps::new("ffff::1".parse().unwrap(), u32::MAX).is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_address_that_has_rested_longest_is_used_again_first() {
+        let ips = MemoryIps::new("10.1.0.4".parse().unwrap(), 3).unwrap();
+        let owners: Vec<MemberId> = ["a", "b", "c", "d", "e"].map(|id| id.parse().unwrap()).to_vec();
+        let first = ips.allocate(&owners[0], None).await.unwrap();
+        ips.release(first, &owners[0]).await.unwrap();
+        let second = ips.allocate(&owners[1], None).await.unwrap();
+        assert_ne!(first, second, "there are others that never were in use");
+        ips.allocate(&owners[2], None).await.unwrap();
+        ips.release(second, &owners[1]).await.unwrap();
+        assert_eq!(ips.allocate(&owners[3], None).await.unwrap(), first);
+        assert_eq!(ips.allocate(&owners[4], None).await.unwrap(), second);
+    }
+
+    #[tokio::test]
+    async fn a_node_takes_no_more_than_its_limit() {
+        let capabilities = IpCapabilities { zonal: false, per_node_limit: Some(1) };
+        let ips = MemoryIps::with_capabilities("10.1.0.4".parse().unwrap(), 3, capabilities).unwrap();
+        let node: NodeName = "node-a".parse().unwrap();
+        let first = ips.allocate(&"a".parse().unwrap(), None).await.unwrap();
+        let second = ips.allocate(&"b".parse().unwrap(), None).await.unwrap();
+        assert_eq!(ips.assign(first, &node, None).await.unwrap(), AddressOutcome::Applied);
+        let error = ips.assign(second, &node, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+        assert_eq!(ips.assign(first, &node, None).await.unwrap(), AddressOutcome::Applied);
+    }
+}

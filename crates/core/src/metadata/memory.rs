@@ -160,3 +160,34 @@ impl MetadataDb for MemoryDb {
         Ok(hints.boxed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Harness;
+
+    struct Memory;
+
+    impl Harness for Memory {
+        type Backend = MemoryDb;
+        type Guard = MemoryDb;
+
+        async fn open(&self) -> (MemoryDb, MemoryDb) {
+            // A short buffer, so that the suite gets to see a watcher that is left behind.
+            let db = MemoryDb::with_limits(64 << 10, 16);
+            (db.clone(), db)
+        }
+
+        async fn reopen(&self, guard: &MemoryDb) -> MemoryDb {
+            guard.clone()
+        }
+    }
+
+    crate::metadata_conformance!(Memory);
+
+    #[test]
+    fn it_watches_and_is_not_durable() {
+        let declared = MetadataCapabilities { max_value_bytes: 1 << 20, watch: true, durable: false };
+        assert_eq!(MemoryDb::new().capabilities(), declared);
+    }
+}

@@ -268,3 +268,88 @@ impl Orchestrator for MemoryOrchestrator {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Harness;
+    use crate::conformance::orchestrator::OrchestratorHarness;
+
+    struct Memory;
+
+    impl Harness for Memory {
+        type Backend = MemoryOrchestrator;
+        type Guard = MemoryOrchestrator;
+
+        async fn open(&self) -> (MemoryOrchestrator, MemoryOrchestrator) {
+            let orchestrator = MemoryOrchestrator::new();
+            orchestrator.run_tasks(true);
+            for node in self.nodes() {
+                orchestrator.set_ready(&node, &"zone-a".parse().unwrap(), &"life-1".parse().unwrap());
+            }
+            (orchestrator.clone(), orchestrator)
+        }
+
+        async fn reopen(&self, guard: &MemoryOrchestrator) -> MemoryOrchestrator {
+            guard.clone()
+        }
+    }
+
+    impl OrchestratorHarness for Memory {
+        async fn silence(&self, orchestrator: &MemoryOrchestrator, node: &NodeName) -> bool {
+            orchestrator.set_suspect(node)
+        }
+
+        async fn revive(&self, orchestrator: &MemoryOrchestrator, node: &NodeName) -> bool {
+            orchestrator.set_dead(node, Evidence::NodeProvenDead);
+            orchestrator.set_ready(node, &"zone-a".parse().unwrap(), &"life-2".parse().unwrap());
+            true
+        }
+    }
+
+    crate::orchestrator_conformance!(Memory);
+
+    fn placed_on(node: &NodeName) -> Workload {
+        Workload {
+            service: "orders".parse().unwrap(),
+            placements: vec![Placement {
+                member: "orders-0".parse().unwrap(),
+                revision: Revision(1),
+                node: node.clone(),
+                run: Run::Started,
+                generation: Generation(1),
+            }],
+        }
+    }
+
+    async fn running(orchestrator: &MemoryOrchestrator) -> Vec<NodeName> {
+        let tasks = orchestrator.tasks(&"orders".parse().unwrap()).await.unwrap();
+        tasks.into_iter().filter(|task| task.running).map(|task| task.node).collect()
+    }
+
+    #[tokio::test]
+    async fn a_task_on_a_silent_node_goes_on_until_the_node_is_proven_dead() {
+        let (_guard, orchestrator) = Memory.open().await;
+        let [first, second] = Memory.nodes();
+        orchestrator.apply(&placed_on(&first)).await.unwrap();
+        orchestrator.set_suspect(&first);
+        orchestrator.apply(&placed_on(&second)).await.unwrap();
+        assert_eq!(running(&orchestrator).await, [first.clone(), second.clone()]);
+        orchestrator.set_dead(&first, Evidence::NodeProvenDead);
+        assert_eq!(running(&orchestrator).await, [second]);
+    }
+
+    #[tokio::test]
+    async fn nothing_runs_unless_it_is_told_to() {
+        let (_guard, orchestrator) = Memory.open().await;
+        let [first, _] = Memory.nodes();
+        orchestrator.run_tasks(false);
+        orchestrator.apply(&placed_on(&first)).await.unwrap();
+        assert_eq!(running(&orchestrator).await, []);
+        assert_eq!(orchestrator.placements(), placed_on(&first).placements);
+        orchestrator.run_tasks(true);
+        assert_eq!(running(&orchestrator).await, [first]);
+        assert_eq!(orchestrator.end_tasks(&"orders-0".parse().unwrap()), 1);
+        assert_eq!(running(&orchestrator).await, []);
+    }
+}

@@ -117,3 +117,36 @@ impl Registry for MemoryRegistry {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Harness;
+    use crate::conformance::registry::RegistryHarness;
+
+    struct Memory;
+
+    impl Harness for Memory {
+        type Backend = MemoryRegistry;
+        type Guard = MemoryRegistry;
+
+        async fn open(&self) -> (MemoryRegistry, MemoryRegistry) {
+            let registry = MemoryRegistry::new();
+            (registry.clone(), registry)
+        }
+
+        async fn reopen(&self, guard: &MemoryRegistry) -> MemoryRegistry {
+            guard.clone()
+        }
+    }
+
+    impl RegistryHarness for Memory {}
+
+    crate::registry_conformance!(Memory);
+
+    #[test]
+    fn it_keeps_srv_records_for_five_seconds() {
+        let declared = RegistryCapabilities { services: true, ttl: Duration::from_secs(5) };
+        assert_eq!(MemoryRegistry::new().capabilities(), declared);
+    }
+}

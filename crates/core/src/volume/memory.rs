@@ -230,3 +230,103 @@ impl VolumeProvider for MemoryVolumes {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+
+    use super::*;
+    use crate::conformance::Harness;
+    use crate::conformance::volume::VolumeHarness;
+
+    /// Volumes whose transitions are complete at once, or only when told to.
+    struct Memory {
+        hold: bool,
+    }
+
+    impl Harness for Memory {
+        type Backend = MemoryVolumes;
+        type Guard = MemoryVolumes;
+
+        async fn open(&self) -> (MemoryVolumes, MemoryVolumes) {
+            let volumes = MemoryVolumes::new();
+            volumes.hold_transitions(self.hold);
+            (volumes.clone(), volumes)
+        }
+
+        async fn reopen(&self, guard: &MemoryVolumes) -> MemoryVolumes {
+            guard.clone()
+        }
+    }
+
+    /// Uses a volume until it is dropped.
+    struct Use(MemoryVolumes, VolumeId);
+
+    impl Drop for Use {
+        fn drop(&mut self) {
+            self.0.set_in_use(&self.1, false);
+        }
+    }
+
+    impl VolumeHarness for Memory {
+        async fn advance(&self, volumes: &MemoryVolumes, id: &VolumeId) {
+            volumes.complete(id);
+        }
+
+        async fn occupy(&self, volumes: &MemoryVolumes, volume: &VolumeStatus) -> Option<Box<dyn Any>> {
+            volumes.set_in_use(&volume.id, true);
+            Some(Box::new(Use(volumes.clone(), volume.id.clone())))
+        }
+    }
+
+    mod at_once {
+        crate::volume_conformance!(super::Memory { hold: false });
+    }
+
+    mod held {
+        crate::volume_conformance!(super::Memory { hold: true });
+    }
+
+    fn spec(member: &str, zone: &str) -> VolumeSpec {
+        VolumeSpec {
+            cluster: "demo".parse().unwrap(),
+            member: member.parse().unwrap(),
+            member_name: "orders-0".parse().unwrap(),
+            name: "data".parse().unwrap(),
+            size_bytes: 1 << 20,
+            class: "default".to_owned(),
+            zone: Some(zone.parse().unwrap()),
+        }
+    }
+
+    #[tokio::test]
+    async fn zones_and_limits_are_kept() {
+        let volumes = MemoryVolumes::with_capabilities(VolumeCapabilities {
+            zonal: true,
+            attach_limit: Some(1),
+            ..MemoryVolumes::new().capabilities()
+        });
+        let [here, there] = ["node-a", "node-b"].map(|name| name.parse::<NodeName>().unwrap());
+        volumes.set_node_zone(&here, &"zone-a".parse().unwrap());
+        volumes.set_node_zone(&there, &"zone-b".parse().unwrap());
+        let first = volumes.ensure(&spec("a", "zone-a")).await.unwrap();
+        let second = volumes.ensure(&spec("b", "zone-a")).await.unwrap();
+        assert_eq!(volumes.begin_attach(&first, &there).await.unwrap_err().kind(), ErrorKind::Invalid);
+        volumes.begin_attach(&first, &here).await.unwrap();
+        assert_eq!(volumes.begin_attach(&second, &here).await.unwrap_err().kind(), ErrorKind::QuotaExceeded);
+        volumes.begin_detach(&first, &here).await.unwrap();
+        volumes.begin_attach(&second, &here).await.unwrap();
+    }
+
+    #[test]
+    fn its_storage_refuses_a_second_writer() {
+        let declared = VolumeCapabilities {
+            exclusivity: Exclusivity::Storage,
+            zonal: false,
+            attach_limit: None,
+            grow: false,
+            snapshot: false,
+        };
+        assert_eq!(MemoryVolumes::new().capabilities(), declared);
+    }
+}
