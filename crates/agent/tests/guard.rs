@@ -17,7 +17,7 @@ use steadfast_lock::{Lock, holders, is_held};
 
 fn boot_ms() -> u64 {
     let clock = steadfast_core::runtime::SystemClock::new();
-    u64::try_from(clock.monotonic().since_zero().as_millis()).unwrap()
+    u64::try_from(clock.monotonic().since_zero().as_millis()).expect("this machine has not run that long")
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn a_guard_outlives_whoever_started_it_and_is_found_again() {
     assert_eq!(session.as_raw(), i32::try_from(before.guard_pid).unwrap(), "a session of its own");
     let next =
         steadfast_agent::guards::ProcessGuards::new(bench.env.clone(), bench.dir.clone(), common::program());
-    assert_eq!(next.list().await.unwrap(), [bench.member.clone()]);
+    assert_eq!(next.list().await.unwrap(), std::slice::from_ref(&bench.member));
     match next.find(&bench.member).await.unwrap() {
         GuardState::Alive(status) => assert_eq!(status.engine_pid, before.engine_pid),
         other => panic!("{other:?}"),

@@ -1,1 +1,7 @@
-//! Under construction.
+//! The backends of Steadfast, one feature each. This crate has no code of its own: who names no feature pays for
+//! none of them.
+
+#[cfg(feature = "embedded")]
+pub use steadfast_backend_embedded as embedded;
+#[cfg(feature = "remote")]
+pub use steadfast_backend_remote as remote;

@@ -1,0 +1,218 @@
+//! Nodes and their health, from what they say and how long ago they said it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use steadfast_core::ids::{Incarnation, NodeName};
+use steadfast_core::model::{Evidence, NodeHealth, NodeRecord, NodeStatus};
+use steadfast_core::runtime::Moment;
+
+use crate::Proof;
+
+/// What this process has seen of the nodes' leases, by its own clock. Clocks of two machines are never compared,
+/// so a node's silence is counted from the last change that was seen here.
+#[derive(Debug, Default)]
+pub(crate) struct Sightings(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Whether anything was looked at before: a node that is new since then has just spoken.
+    looked: bool,
+    nodes: BTreeMap<NodeName, Sighting>,
+}
+
+#[derive(Debug, Clone)]
+struct Sighting {
+    incarnation: Incarnation,
+    beat: Option<u64>,
+    since: Moment,
+    /// Whether a change was seen here, and not only a value of unknown age.
+    changed: bool,
+}
+
+/// How long a node has been silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// It was heard this long ago.
+    Heard(Duration),
+    /// What it said last is at least this old; how old is not known.
+    AtLeast(Duration),
+}
+
+/// A node's lease as seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) silence: Silence,
+    pub(crate) length: Duration,
+}
+
+impl Sightings {
+    /// Takes in what the nodes say now, and gives each with its lease (none: it has not reported in this life).
+    pub(crate) fn look(
+        &self,
+        now: Moment,
+        nodes: Vec<(NodeRecord, Option<NodeStatus>)>,
+    ) -> Vec<(NodeRecord, Option<Lease>)> {
+        // Nothing in here can panic half-way, so a poisoned lock holds a whole value.
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked = std::mem::replace(&mut seen.looked, true);
+        let mut next = BTreeMap::new();
+        let mut found = Vec::new();
+        for (record, status) in nodes {
+            // What an earlier life has said is no sign of this one.
+            let status = status.filter(|status| status.incarnation == record.incarnation);
+            let beat = status.as_ref().map(|status| status.beat);
+            let before = seen.nodes.remove(&record.node);
+            let sighting = match before {
+                Some(before) if before.incarnation == record.incarnation && before.beat == beat => before,
+                before => Sighting {
+                    incarnation: record.incarnation.clone(),
+                    beat,
+                    since: now,
+                    changed: looked || before.is_some(),
+                },
+            };
+            let age = now.since(sighting.since);
+            let silence = if sighting.changed { Silence::Heard(age) } else { Silence::AtLeast(age) };
+            let lease =
+                status.map(|status| Lease { silence, length: Duration::from_millis(status.lease_ms) });
+            next.insert(record.node.clone(), sighting);
+            found.push((record, lease));
+        }
+        seen.nodes = next;
+        found
+    }
+}
+
+/// The health of a node. Only proof makes it dead.
+pub(crate) fn health(
+    record: &NodeRecord,
+    lease: Option<Lease>,
+    proof: Proof,
+    lease_death_after: Option<Duration>,
+) -> NodeHealth {
+    if record.confirmed_dead.as_ref() == Some(&record.incarnation) {
+        return NodeHealth::Dead(Evidence::OperatorConfirmed);
+    }
+    if proof == Proof::Dead {
+        return NodeHealth::Dead(Evidence::NodeProvenDead);
+    }
+    let Some(Lease { silence, length }) = lease else { return NodeHealth::Unknown };
+    let (age, known) = match silence {
+        Silence::Heard(age) => (age, true),
+        Silence::AtLeast(age) => (age, false),
+    };
+    if age >= length {
+        let over = lease_death_after.is_some_and(|margin| age >= length.saturating_add(margin));
+        return if over && proof == Proof::Unknown {
+            NodeHealth::Dead(Evidence::LeaseExpired)
+        } else {
+            NodeHealth::Suspect
+        };
+    }
+    match (known, record.draining) {
+        (false, _) => NodeHealth::Unknown,
+        (true, true) => NodeHealth::Draining,
+        (true, false) => NodeHealth::Ready,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use steadfast_core::runtime::Timestamp;
+
+    fn record(incarnation: &str) -> NodeRecord {
+        NodeRecord {
+            node: "node-1".parse().unwrap(),
+            zone: "a".parse().unwrap(),
+            incarnation: incarnation.parse().unwrap(),
+            labels: BTreeMap::new(),
+            engines: BTreeMap::new(),
+            registered_at: Timestamp::UNIX_EPOCH,
+            confirmed_dead: None,
+            draining: false,
+        }
+    }
+
+    fn status(incarnation: &str, beat: u64) -> NodeStatus {
+        NodeStatus {
+            node: "node-1".parse().unwrap(),
+            incarnation: incarnation.parse().unwrap(),
+            beat,
+            lease_ms: 6_000,
+            members: BTreeMap::new(),
+            version: "0".to_owned(),
+        }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_zero(Duration::from_secs(seconds))
+    }
+
+    fn look(sightings: &Sightings, seconds: u64, incarnation: &str, beat: Option<u64>) -> NodeHealth {
+        let nodes = vec![(record(incarnation), beat.map(|beat| status(incarnation, beat)))];
+        let (record, lease) = sightings.look(at(seconds), nodes).remove(0);
+        health(&record, lease, Proof::Unknown, None)
+    }
+
+    #[test]
+    fn what_was_said_before_the_first_look_has_no_age() {
+        let sightings = Sightings::default();
+        assert_eq!(look(&sightings, 100, "i1", Some(5)), NodeHealth::Unknown);
+        assert_eq!(look(&sightings, 102, "i1", Some(6)), NodeHealth::Ready);
+        assert_eq!(look(&sightings, 107, "i1", Some(6)), NodeHealth::Ready);
+        assert_eq!(look(&sightings, 108, "i1", Some(6)), NodeHealth::Suspect);
+        assert_eq!(look(&sightings, 109, "i1", Some(7)), NodeHealth::Ready);
+    }
+
+    #[test]
+    fn a_dead_value_of_unknown_age_becomes_suspect_after_a_lease() {
+        let sightings = Sightings::default();
+        assert_eq!(look(&sightings, 100, "i1", Some(5)), NodeHealth::Unknown);
+        assert_eq!(look(&sightings, 106, "i1", Some(5)), NodeHealth::Suspect);
+    }
+
+    #[test]
+    fn a_node_that_appears_after_the_first_look_has_just_spoken() {
+        let sightings = Sightings::default();
+        assert!(sightings.look(at(1), Vec::new()).is_empty());
+        assert_eq!(look(&sightings, 2, "i1", Some(1)), NodeHealth::Ready);
+        // A new life that has only registered yet.
+        assert_eq!(look(&sightings, 3, "i2", None), NodeHealth::Unknown);
+        assert_eq!(look(&sightings, 4, "i2", Some(1)), NodeHealth::Ready);
+    }
+
+    #[test]
+    fn what_an_earlier_life_said_is_no_sign_of_the_new_one() {
+        let sightings = Sightings::default();
+        assert!(sightings.look(at(1), Vec::new()).is_empty());
+        let nodes = vec![(record("i2"), Some(status("i1", 9)))];
+        let (record, lease) = sightings.look(at(2), nodes).remove(0);
+        assert_eq!(health(&record, lease, Proof::Alive, None), NodeHealth::Unknown);
+    }
+
+    #[test]
+    fn a_silent_node_that_is_seen_alive_never_counts_as_dead_by_its_lease() {
+        let margin = Some(Duration::from_secs(3));
+        let lease = |age| {
+            Some(Lease { silence: Silence::Heard(Duration::from_secs(age)), length: Duration::from_secs(6) })
+        };
+        let ask = |age, proof, margin| health(&record("i1"), lease(age), proof, margin);
+        assert_eq!(ask(8, Proof::Unknown, margin), NodeHealth::Suspect);
+        assert_eq!(ask(9, Proof::Unknown, margin), NodeHealth::Dead(Evidence::LeaseExpired));
+        assert_eq!(ask(900, Proof::Alive, margin), NodeHealth::Suspect);
+        assert_eq!(ask(900, Proof::Unknown, None), NodeHealth::Suspect);
+        assert_eq!(ask(1, Proof::Dead, None), NodeHealth::Dead(Evidence::NodeProvenDead));
+    }
+
+    #[test]
+    fn an_operator_confirms_one_life_only() {
+        let mut dead = record("i1");
+        dead.confirmed_dead = Some("i1".parse().unwrap());
+        assert_eq!(health(&dead, None, Proof::Alive, None), NodeHealth::Dead(Evidence::OperatorConfirmed));
+        dead.incarnation = "i2".parse().unwrap();
+        assert_eq!(health(&dead, None, Proof::Alive, None), NodeHealth::Unknown);
+    }
+}
