@@ -3,8 +3,13 @@
 //! Every change is recorded before the call returns, as an [`Operation`](crate::model::Operation) where it
 //! takes time, and finished by whichever server works on the service.
 
+mod admit;
+mod change;
+mod connect;
 mod error;
+mod read;
 mod view;
+mod why;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -16,9 +21,67 @@ pub use view::{
     ConnectView, EventView, MemberView, NodeView, PlanReport, Planned, ServiceView, Why, WhyLine,
 };
 
+use std::sync::Arc;
+
+pub use connect::{Clients, ConnectRequest};
+
+use crate::controller::Controller;
 use crate::error::Result;
 use crate::ids::ServiceId;
 use crate::model::{Blueprint, SealedSecret, ServiceSpec, SpecError};
+use crate::runtime::Environment;
+use crate::store::Store;
+
+/// The result of a request.
+pub type ControlResult<T> = Result<T, ControlError>;
+
+/// What comes with a change: how asking twice is recognised, and what must not have changed since.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Guard {
+    /// Asking again with the same key gives the operation of the first time.
+    pub idempotency_key: Option<String>,
+    /// The check index that must hold still.
+    pub if_index: Option<String>,
+}
+
+/// The reason code of a change that was refused because its check index no longer holds.
+pub const INDEX_STALE: &str = "IndexStale";
+
+/// A control plane, as its users see it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Control {
+    env: Environment,
+    store: Store,
+    controller: Controller,
+    blueprints: Arc<dyn Blueprints>,
+    clients: Arc<dyn Clients>,
+    keys: Arc<dyn KeyProvider>,
+}
+
+impl Control {
+    /// The control plane of one cluster. `controller` is this process's replica: what it sees is what users are
+    /// shown, and changes wake it.
+    pub fn new(
+        env: Environment,
+        store: Store,
+        controller: Controller,
+        blueprints: Arc<dyn Blueprints>,
+        clients: Arc<dyn Clients>,
+        keys: Arc<dyn KeyProvider>,
+    ) -> Self {
+        Control { env, store, controller, blueprints, clients, keys }
+    }
+
+    /// The records below.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// This process's controller.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+}
 
 /// What a blueprint makes of a spec.
 #[derive(Debug, Clone, PartialEq)]

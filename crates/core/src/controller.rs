@@ -167,7 +167,7 @@ impl Controller {
         match self.store.services().await {
             Ok(services) => {
                 for service in services {
-                    if !service.body.deleted {
+                    if !service.body.deleted || service.body.operation.is_some() {
                         self.queue.push(service.body.name);
                     }
                 }

@@ -73,7 +73,7 @@ pub fn plan(facts: &Facts) -> Plan {
             members::stop(facts, &mut plan);
             members::apply_workload(facts, &mut plan);
             members::release_from_the_dead(facts, &mut plan);
-            if members::all_released(facts) {
+            if members::all_released(facts) && !facts.service.deleted {
                 names::withdraw(facts, &mut plan);
                 members::remove(facts, &mut plan);
             }

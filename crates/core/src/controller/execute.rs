@@ -94,7 +94,11 @@ impl<'a> Executor<'a> {
             Action::MarkDeleted => {
                 self.change_service(snapshot, |service, now| {
                     service.deleted = true;
-                    service.roles.clear();
+                    for (group, role) in std::mem::take(&mut service.roles) {
+                        if let Some(leader) = role.leader.or(role.previous) {
+                            service.last_leaders.insert(group, (role.term, leader));
+                        }
+                    }
                     service.events.push(now, Reason::DeleteRequested, None, "deleted");
                 })
                 .await

@@ -186,10 +186,16 @@ pub struct Service {
     pub groups: BTreeMap<GroupName, Group>,
     /// Who leads, for groups whose leadership is Steadfast's.
     pub roles: BTreeMap<GroupName, RoleState>,
+    /// Who led each group when the service was deleted, and under which term.
+    #[serde(default)]
+    pub last_leaders: BTreeMap<GroupName, (RoleTerm, MemberName)>,
     /// Whether an operator has paused everything unplanned.
     pub paused: bool,
     /// The exclusive operation that is running.
     pub operation: Option<OperationId>,
+    /// The operation that created it, so that creating it again answers the same.
+    #[serde(default)]
+    pub created_by: Option<OperationId>,
     /// Whether it has ever served in full: from then on nothing is initialised as the first.
     pub bootstrapped: bool,
     /// Whether deletion is complete.
@@ -207,6 +213,17 @@ pub struct Service {
 }
 
 impl Service {
+    /// The newest role term there ever was, also after deletion.
+    pub fn last_term(&self) -> RoleTerm {
+        let led = self.last_leaders.values().map(|(term, _)| *term);
+        self.roles.values().map(|role| role.term).chain(led).max().unwrap_or_default()
+    }
+
+    /// Who led a group last, kept through deletion.
+    pub fn last_leader(&self, group: &GroupName) -> Option<MemberName> {
+        self.last_leaders.get(group).map(|(_, leader)| leader.clone())
+    }
+
     /// The names of the members it shall have, in order of group and ordinal.
     ///
     /// Names that would be too long cannot be here: creation refuses them.

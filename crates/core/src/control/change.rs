@@ -1,0 +1,599 @@
+//! Changes: recorded before the call returns, finished by whichever server works on the service.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::admit::Admitted;
+use super::{Control, ControlError, ControlResult, Guard, INDEX_STALE, ServiceView};
+use crate::error::{Error, ErrorKind};
+use crate::ids::{
+    Generation, Incarnation, MemberName, NodeName, OperationId, Revision, RoleTerm, ServiceId, ServiceName,
+};
+use crate::metadata::{Versioned, WriteOutcome};
+use crate::model::{
+    Desired, EventRing, Group, Leadership, MemberPhase, Operation, OperationKind, OperationState, Reason,
+    RolePhase, RoleState, Service, SpecRevision,
+};
+
+impl Control {
+    /// Creates the service that `input` describes, or answers with the operation that did.
+    ///
+    /// # Behavior
+    /// - The same input twice makes one service and answers with the same operation.
+    /// - An existing service with another spec is refused with `ChangeUnsupported`, naming what differs, and
+    ///   nothing of it is touched.
+    ///
+    /// # Errors
+    /// `Invalid` with every problem found; `Conflict` if the check index no longer holds.
+    pub async fn apply(&self, input: serde_json::Value, guard: Guard) -> ControlResult<Operation> {
+        let admitted = self.admit(input).await?;
+        let name = admitted.spec.name.clone();
+        let operation_id =
+            self.operation_id(guard.idempotency_key.as_deref(), OperationKind::Create, &name)?;
+        loop {
+            let existing = self.store.service(&name).await?;
+            self.check_index(existing.as_ref(), &guard)?;
+            match &existing {
+                Some(found) if !found.body.deleted => return self.created_already(found, &admitted).await,
+                _ => {}
+            }
+            let operation = self
+                .record_operation(
+                    operation_id.clone(),
+                    OperationKind::Create,
+                    &name,
+                    None,
+                    &guard,
+                    BTreeMap::new(),
+                )
+                .await?;
+            let service = self.write_parts(&admitted, &operation).await?;
+            if let Some(tombstone) = &existing {
+                self.archive(tombstone).await?;
+            }
+            let key = self.store.service_key(&name)?;
+            let outcome = match &existing {
+                None => self.store.records().create(&key, &service).await?,
+                Some(found) => self.store.records().update(&key, &service, &found.version).await?,
+            };
+            if let WriteOutcome::Applied(_) = outcome {
+                self.controller.wake(&name);
+                return Ok(operation);
+            }
+        }
+    }
+
+    async fn created_already(
+        &self,
+        found: &Versioned<Service>,
+        admitted: &Admitted,
+    ) -> ControlResult<Operation> {
+        let differences = self.differences(found, &admitted.spec).await?;
+        if !differences.is_empty() {
+            let fields: Vec<String> =
+                differences.iter().map(|change| format!("{} ({})", change.subject, change.detail)).collect();
+            return Err(ControlError::Refused {
+                reason: Reason::ChangeUnsupported,
+                message: format!("service {} exists and differs in: {}", found.body.name, fields.join("; ")),
+                remedy: "apply the spec it has, or create a service of another name".to_owned(),
+            });
+        }
+        let created_by = found.body.created_by.clone();
+        match created_by {
+            Some(id) => self.operation(&id).await,
+            None => Err(internal("created-by", &found.body.name, "a service without its create operation")),
+        }
+    }
+
+    /// Everything a service rests on, written before the service itself: the one record that makes it exist.
+    async fn write_parts(&self, admitted: &Admitted, operation: &Operation) -> ControlResult<Service> {
+        let Admitted { spec, resolved } = admitted;
+        let now = self.env.clock().wall();
+        let id = operation.service_id.clone();
+        let revision = SpecRevision {
+            service_id: id.clone(),
+            revision: Revision(1),
+            spec: spec.clone(),
+            blueprint: resolved.blueprint.clone(),
+            options: resolved.options.clone(),
+            created_at: now,
+        };
+        let records = self.store.records();
+        // Created or there already: all of these are decided by the service's identity alone.
+        let _there: WriteOutcome = records
+            .create(&records.key(["blueprints", &resolved.blueprint.digest])?, &resolved.stored)
+            .await?;
+        let _there: WriteOutcome =
+            records.create(&self.store.revision_key(&id, revision.revision)?, &revision).await?;
+        for name in &resolved.secrets {
+            let sealed = self.keys.seal(&id, name, &self.env.entropy().token())?;
+            let _there: WriteOutcome = records.create(&self.store.secret_key(&id, name)?, &sealed).await?;
+        }
+        let groups: BTreeMap<_, _> = resolved
+            .groups
+            .iter()
+            .map(|group| (group.name.clone(), Group { replicas: group.replicas }))
+            .collect();
+        let mut roles = BTreeMap::new();
+        if resolved.blueprint.leadership == Leadership::Steadfast {
+            for group in groups.keys() {
+                let leader = MemberName::of(&spec.name, group, 0)
+                    .map_err(|error| internal("name", &spec.name, error.to_string()))?;
+                roles.insert(
+                    group.clone(),
+                    RoleState {
+                        term: RoleTerm(1),
+                        phase: RolePhase::Bootstrapping,
+                        leader: Some(leader),
+                        previous: None,
+                        since: now,
+                    },
+                );
+            }
+        }
+        let mut events = EventRing::default();
+        events.push(
+            now,
+            Reason::Created,
+            None,
+            format!("{}@{}", resolved.blueprint.name, resolved.blueprint.version),
+        );
+        Ok(Service {
+            id,
+            name: spec.name.clone(),
+            revision: Revision(1),
+            desired: Desired::Running,
+            groups,
+            roles,
+            last_leaders: BTreeMap::new(),
+            paused: false,
+            operation: Some(operation.id.clone()),
+            created_by: Some(operation.id.clone()),
+            bootstrapped: false,
+            deleted: false,
+            created_at: now,
+            conditions: Vec::new(),
+            events,
+            extra: serde_json::Map::new(),
+        })
+    }
+
+    /// A deleted service makes way for a new one of its name: what it left is kept under its identity.
+    async fn archive(&self, tombstone: &Versioned<Service>) -> ControlResult<()> {
+        let name = &tombstone.body.name;
+        let members = self.store.members(name).await?;
+        let records = self.store.records();
+        for member in members {
+            if member.body.service_id != tombstone.body.id {
+                continue;
+            }
+            let key = records.key(["deleted", tombstone.body.id.as_str(), member.body.name.as_str()])?;
+            let _there: WriteOutcome = records.create(&key, &member.body).await?;
+            if member.body.phase == MemberPhase::Removed {
+                let key = self.store.member_key(name, &member.body.name)?;
+                if records.delete(&key, &member.version).await? == WriteOutcome::Conflict {
+                    return Err(busy(name));
+                }
+            }
+        }
+        let key = records.key(["deleted", tombstone.body.id.as_str(), "service"])?;
+        let _there: WriteOutcome = records.create(&key, &tombstone.body).await?;
+        Ok(())
+    }
+
+    /// Deletes a service: members stop, names and addresses go, volumes stay unless the spec says otherwise.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` if the check index no longer holds.
+    pub async fn delete(&self, name: &ServiceName, guard: Guard) -> ControlResult<Operation> {
+        self.begin(name, OperationKind::Delete, guard).await
+    }
+
+    /// Brings a deleted service back with the volumes it has kept. Addresses may be others.
+    ///
+    /// # Errors
+    /// `Conflict` unless it is deleted.
+    pub async fn undelete(&self, name: &ServiceName, guard: Guard) -> ControlResult<Operation> {
+        self.begin(name, OperationKind::Undelete, guard).await
+    }
+
+    /// Restarts every member, one after another, the primary last.
+    ///
+    /// # Errors
+    /// `Conflict` while it is stopped or deleted, or while another operation runs.
+    pub async fn restart(&self, name: &ServiceName, guard: Guard) -> ControlResult<Operation> {
+        self.begin(name, OperationKind::Restart, guard).await
+    }
+
+    /// Stops every member. Everything is kept.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` while it is being deleted.
+    pub async fn stop(&self, name: &ServiceName, guard: Guard) -> ControlResult<Operation> {
+        self.begin(name, OperationKind::Stop, guard).await
+    }
+
+    /// Starts a stopped service.
+    ///
+    /// # Errors
+    /// `Conflict` while it is deleted, or while another operation runs.
+    pub async fn start(&self, name: &ServiceName, guard: Guard) -> ControlResult<Operation> {
+        self.begin(name, OperationKind::Start, guard).await
+    }
+
+    /// Stops everything unplanned: nothing is moved, promoted or restarted until it is resumed.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn pause(&self, name: &ServiceName) -> ControlResult<ServiceView> {
+        self.set_paused(name, true).await
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn resume(&self, name: &ServiceName) -> ControlResult<ServiceView> {
+        self.set_paused(name, false).await
+    }
+
+    async fn set_paused(&self, name: &ServiceName, paused: bool) -> ControlResult<ServiceView> {
+        loop {
+            let found = self.live(name).await?;
+            let mut service = found.body.clone();
+            if service.paused != paused {
+                service.paused = paused;
+                let text = if paused { "paused" } else { "resumed" };
+                service.events.push(self.env.clock().wall(), Reason::PausedByOperator, None, text);
+            }
+            let key = self.store.service_key(name)?;
+            if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &service).await? {
+                self.controller.wake(name);
+                return self.service(name).await;
+            }
+        }
+    }
+
+    /// Gives up a running operation. What it has done stays done; create and delete cannot be given up half-way.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` if it has ended, or cannot be given up.
+    pub async fn cancel(&self, id: &OperationId) -> ControlResult<Operation> {
+        loop {
+            let found = self.stored_operation(id).await?;
+            let mut operation = found.body.clone();
+            if operation.state == OperationState::Cancelled {
+                return Ok(operation);
+            }
+            if operation.state.is_final() || operation.kind != OperationKind::Restart {
+                return Err(ControlError::Conflict {
+                    reason: Reason::OperationExclusive,
+                    message: format!(
+                        "{} {} is {} and cannot be cancelled",
+                        operation.kind, id, operation.state
+                    ),
+                    remedy: "only a restart that is under way can be; stop or delete the service instead"
+                        .to_owned(),
+                });
+            }
+            operation.state = OperationState::Cancelled;
+            operation.updated_at = self.env.clock().wall();
+            let key = self.store.operation_key(id)?;
+            if let WriteOutcome::Applied(_) =
+                self.store.records().update(&key, &operation, &found.version).await?
+            {
+                self.let_go(&operation).await?;
+                return Ok(operation);
+            }
+        }
+    }
+
+    /// Takes an ended operation off its service.
+    async fn let_go(&self, operation: &Operation) -> ControlResult<()> {
+        loop {
+            let Some(found) = self.store.service(&operation.service).await? else { return Ok(()) };
+            if found.body.operation.as_ref() != Some(&operation.id) {
+                return Ok(());
+            }
+            let mut service = found.body.clone();
+            service.operation = None;
+            let key = self.store.service_key(&operation.service)?;
+            if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &service).await? {
+                self.controller.wake(&operation.service);
+                return Ok(());
+            }
+        }
+    }
+
+    /// An operator's word that a life of a node is over. Its members may move then.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` if the node has another life by now.
+    pub async fn confirm_dead(
+        &self,
+        node: &NodeName,
+        incarnation: &Incarnation,
+    ) -> ControlResult<super::NodeView> {
+        loop {
+            let Some(found) = self.store.node_record(node).await? else { return Err(no_node(node)) };
+            if &found.body.incarnation != incarnation {
+                return Err(ControlError::Conflict {
+                    reason: Reason::EpochStale,
+                    message: format!("{node} has a newer life ({})", found.body.incarnation),
+                    remedy: "look at it again: steadfast node list".to_owned(),
+                });
+            }
+            let mut record = found.body.clone();
+            record.confirmed_dead = Some(incarnation.clone());
+            let key = self.store.node_record_key(node)?;
+            if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &record).await? {
+                self.controller.sweep().await;
+                return self.node(node);
+            }
+        }
+    }
+
+    /// Records an operation and points the service at it. Asking twice with one key is asking once.
+    async fn begin(&self, name: &ServiceName, kind: OperationKind, guard: Guard) -> ControlResult<Operation> {
+        let id = self.operation_id(guard.idempotency_key.as_deref(), kind, name)?;
+        loop {
+            let Some(found) = self.store.service(name).await? else { return Err(no_service(name)) };
+            if guard.idempotency_key.is_some()
+                && let Some(known) = self.store.operation(&id).await?
+                && (known.body.state != OperationState::Pending || found.body.operation.as_ref() == Some(&id))
+            {
+                return Ok(known.body);
+            }
+            self.check_index(Some(&found), &guard)?;
+            let superseded = self.check_state(&found.body, kind).await?;
+            let targets = match kind {
+                OperationKind::Restart => self.restart_targets(&found.body).await?,
+                _ => BTreeMap::new(),
+            };
+            let operation =
+                self.record_operation(id.clone(), kind, name, Some(&found.body.id), &guard, targets).await?;
+            let mut service = found.body.clone();
+            let now = self.env.clock().wall();
+            let reason = match kind {
+                OperationKind::Delete => Reason::DeleteRequested,
+                OperationKind::Undelete => Reason::Undeleted,
+                OperationKind::Restart => Reason::RestartRequested,
+                OperationKind::Stop => Reason::StopRequested,
+                OperationKind::Start | OperationKind::Create => Reason::StartRequested,
+            };
+            service.events.push(now, reason, None, format!("operation {id}"));
+            service.operation = Some(id.clone());
+            match kind {
+                OperationKind::Delete => service.desired = Desired::Deleted,
+                OperationKind::Stop => service.desired = Desired::Stopped,
+                OperationKind::Undelete => self.revive(&mut service).await?,
+                OperationKind::Start => service.desired = Desired::Running,
+                OperationKind::Restart | OperationKind::Create => {}
+            }
+            let key = self.store.service_key(name)?;
+            if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &service).await? {
+                if let Some(old) = superseded {
+                    self.supersede(&old).await?;
+                }
+                self.controller.wake(name);
+                return Ok(operation);
+            }
+        }
+    }
+
+    /// What a service is when it is brought back: its data decides who leads, as after any stop.
+    async fn revive(&self, service: &mut Service) -> ControlResult<()> {
+        service.desired = Desired::Running;
+        service.deleted = false;
+        let Some(revision) = self.store.revision(&service.id, service.revision).await? else {
+            return Err(internal("undelete", &service.name, "its revision is gone"));
+        };
+        if revision.blueprint.leadership == Leadership::Steadfast {
+            let members = self.store.members(&service.name).await?;
+            for group in service.groups.keys().cloned().collect::<Vec<_>>() {
+                let kept = members.iter().any(|m| m.body.group == group && m.body.initialised.is_some());
+                let first = MemberName::of(&service.name, &group, 0)
+                    .map_err(|error| internal("name", &service.name, error.to_string()))?;
+                let led_last = service.last_leader(&group).unwrap_or(first);
+                service.roles.insert(
+                    group,
+                    RoleState {
+                        term: service.last_term().next(),
+                        phase: if kept { RolePhase::Led } else { RolePhase::Bootstrapping },
+                        leader: Some(led_last),
+                        previous: None,
+                        since: self.env.clock().wall(),
+                    },
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the state of the service allows the operation; the running one that it overtakes, if any.
+    async fn check_state(
+        &self,
+        service: &Service,
+        kind: OperationKind,
+    ) -> ControlResult<Option<OperationId>> {
+        let refuse = |message: String, remedy: String| {
+            Err(ControlError::Conflict { reason: Reason::OperationExclusive, message, remedy })
+        };
+        let name = &service.name;
+        if kind == OperationKind::Undelete {
+            if service.desired != Desired::Deleted || !service.deleted {
+                return refuse(
+                    format!("{name} is not deleted"),
+                    "only a service whose deletion is complete can be brought back".to_owned(),
+                );
+            }
+        } else if service.deleted {
+            return Err(no_service(name));
+        } else if service.desired == Desired::Deleted && kind != OperationKind::Delete {
+            return refuse(
+                format!("{name} is being deleted"),
+                format!("wait, then: steadfast undelete {name}"),
+            );
+        }
+        if kind == OperationKind::Restart && service.desired != Desired::Running {
+            return refuse(format!("{name} is stopped"), format!("start it: steadfast start {name}"));
+        }
+        let Some(running) = &service.operation else { return Ok(None) };
+        let overtakes = matches!(kind, OperationKind::Delete | OperationKind::Stop);
+        if overtakes {
+            return Ok(Some(running.clone()));
+        }
+        refuse(
+            format!("operation {running} runs on {name}"),
+            format!("wait for it: steadfast op get {running} --watch"),
+        )
+    }
+
+    async fn supersede(&self, id: &OperationId) -> ControlResult<()> {
+        loop {
+            let Some(found) = self.store.operation(id).await? else { return Ok(()) };
+            if found.body.state.is_final() {
+                return Ok(());
+            }
+            let mut operation = found.body.clone();
+            operation.state = OperationState::Superseded;
+            operation.updated_at = self.env.clock().wall();
+            let key = self.store.operation_key(id)?;
+            if let WriteOutcome::Applied(_) =
+                self.store.records().update(&key, &operation, &found.version).await?
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn restart_targets(&self, service: &Service) -> ControlResult<BTreeMap<MemberName, Generation>> {
+        let members = self.store.members(&service.name).await?;
+        Ok(members
+            .into_iter()
+            .filter(|member| member.body.service_id == service.id)
+            .map(|member| (member.body.name, member.body.generation.next()))
+            .collect())
+    }
+
+    async fn record_operation(
+        &self,
+        id: OperationId,
+        kind: OperationKind,
+        name: &ServiceName,
+        service_id: Option<&ServiceId>,
+        guard: &Guard,
+        targets: BTreeMap<MemberName, Generation>,
+    ) -> ControlResult<Operation> {
+        let now = self.env.clock().wall();
+        let service_id = match service_id {
+            Some(id) => id.clone(),
+            None => self.token()?,
+        };
+        let operation = Operation {
+            id: id.clone(),
+            kind,
+            service_id,
+            service: name.clone(),
+            state: OperationState::Pending,
+            steps: Vec::new(),
+            waiting: None,
+            targets,
+            idempotency_key: guard.idempotency_key.clone(),
+            server: None,
+            created_at: now,
+            updated_at: now,
+            failure: None,
+            extra: serde_json::Map::new(),
+        };
+        let key = self.store.operation_key(&id)?;
+        match self.store.records().create(&key, &operation).await? {
+            WriteOutcome::Applied(_) => Ok(operation),
+            // Ours of an earlier try: what it decided holds.
+            WriteOutcome::Conflict => Ok(self.stored_operation(&id).await?.body),
+        }
+    }
+
+    /// With a key, the identity follows from it, so asking twice finds the first.
+    fn operation_id(
+        &self,
+        key: Option<&str>,
+        kind: OperationKind,
+        name: &ServiceName,
+    ) -> ControlResult<OperationId> {
+        match key {
+            None => self.token(),
+            Some(key) => {
+                let digest = Sha256::digest(format!("{kind}:{name}:{key}").as_bytes());
+                let text: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+                text.parse().map_err(|error| internal("operation id", name, format!("{error}")))
+            }
+        }
+    }
+
+    fn token<T: std::str::FromStr<Err = crate::ids::InvalidId>>(&self) -> ControlResult<T> {
+        self.env.entropy().token().parse().map_err(|error| internal("id", "new", format!("{error}")))
+    }
+
+    fn check_index(&self, found: Option<&Versioned<Service>>, guard: &Guard) -> ControlResult<()> {
+        let Some(expected) = &guard.if_index else { return Ok(()) };
+        let index = found.map_or("0", |found| found.version.as_str());
+        if expected == index {
+            return Ok(());
+        }
+        Err(ControlError::Conflict {
+            reason: Reason::Other(INDEX_STALE.to_owned()),
+            message: format!("the check index is {index}, and {expected} was given"),
+            remedy: "read the service again, or plan again, and decide on what is there now".to_owned(),
+        })
+    }
+
+    /// A service that is not deleted.
+    pub(super) async fn live(&self, name: &ServiceName) -> ControlResult<Versioned<Service>> {
+        match self.store.service(name).await? {
+            Some(found) if !found.body.deleted => Ok(found),
+            _ => Err(no_service(name)),
+        }
+    }
+
+    pub(super) async fn stored_operation(&self, id: &OperationId) -> ControlResult<Versioned<Operation>> {
+        self.store.operation(id).await?.ok_or_else(|| ControlError::NotFound {
+            kind: "operation",
+            name: id.to_string(),
+            remedy: "list them: steadfast op list".to_owned(),
+        })
+    }
+}
+
+pub(super) fn no_service(name: &ServiceName) -> ControlError {
+    ControlError::NotFound {
+        kind: "service",
+        name: name.to_string(),
+        remedy: "list them: steadfast get services".to_owned(),
+    }
+}
+
+pub(super) fn no_node(name: &NodeName) -> ControlError {
+    ControlError::NotFound {
+        kind: "node",
+        name: name.to_string(),
+        remedy: "list them: steadfast node list".to_owned(),
+    }
+}
+
+pub(super) fn internal(
+    operation: &'static str,
+    subject: impl std::fmt::Display,
+    message: impl std::fmt::Display,
+) -> ControlError {
+    ControlError::Backend(Error::new(ErrorKind::Internal, "control", operation, subject, message))
+}
+
+fn busy(name: &ServiceName) -> ControlError {
+    ControlError::Conflict {
+        reason: Reason::OperationExclusive,
+        message: format!("a deleted service {name} is being changed by somebody else"),
+        remedy: "try again".to_owned(),
+    }
+}

@@ -1,0 +1,103 @@
+//! Why: one answer to "what is the matter with this member?", from what was seen.
+
+use super::change::no_service;
+use super::{Control, ControlResult, Why, WhyLine};
+use crate::ids::MemberName;
+use crate::model::{Desired, NodeHealth, Reason};
+use crate::plan::{Facts, MemberFacts, plan};
+
+impl Control {
+    /// Why a member is as it is.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn why(&self, name: &MemberName) -> ControlResult<Why> {
+        let record = self.find_member(name).await?;
+        let Some(snapshot) = self.controller.observer().snapshot(&record.service).await? else {
+            return Err(no_service(&record.service));
+        };
+        let facts = &snapshot.facts;
+        let Some(member) = facts.members.get(name) else { return Err(no_service(&record.service)) };
+        let waits = plan(facts).waits;
+        let mut lines = Vec::new();
+        let mut next_action = None;
+        let blocked = member.status.as_ref().and_then(|status| status.blocked.clone());
+        if let Some((reason, message)) = &blocked {
+            lines.push(WhyLine { reason: Some(reason.clone()), text: message.clone() });
+            next_action = Some(remedy(reason, name));
+        }
+        for wait in waits.iter().filter(|wait| wait.message.contains(name.as_str()) || blocked.is_none()) {
+            lines.push(WhyLine { reason: Some(wait.reason.clone()), text: wait.message.clone() });
+            next_action = next_action.or_else(|| wait.next_action.clone());
+        }
+        lines.extend(node_lines(facts, member));
+        for holder in
+            member.record.unreleased.iter().filter(|holder| member.record.holder.as_ref() != Some(*holder))
+        {
+            lines.push(WhyLine {
+                reason: Some(Reason::FenceUnproven),
+                text: format!("earlier holder {holder} is not proven unable to write"),
+            });
+        }
+        let events: Vec<_> = member.record.events.iter().rev().take(5).cloned().collect();
+        for event in events.into_iter().rev() {
+            lines.push(WhyLine {
+                reason: Some(event.reason),
+                text: format!("{} (epoch {}) {}", event.at, event.epoch.unwrap_or_default(), event.message),
+            });
+        }
+        Ok(Why {
+            member: name.clone(),
+            summary: summary(facts, member, blocked.as_ref()),
+            lines,
+            next_action,
+        })
+    }
+}
+
+fn summary(facts: &Facts, member: &MemberFacts, blocked: Option<&(Reason, String)>) -> String {
+    let record = &member.record;
+    let node = record.placed_on.as_ref().map_or_else(|| "no node".to_owned(), ToString::to_string);
+    let name = &record.name;
+    match (&member.status, blocked) {
+        (Some(status), _) if status.ready => {
+            format!("{name} serves as {} on {node} (epoch {})", status.role, record.epoch)
+        }
+        (_, Some((reason, message))) => format!("{name} is {} on {node}: {reason}: {message}", record.phase),
+        (Some(status), None) => format!("{name} is {} on {node}", status.phase),
+        (None, None) if facts.service.desired != Desired::Running => {
+            format!("{name} is {}, as the service is wanted {:?}", record.phase, facts.service.desired)
+        }
+        (None, None) => {
+            format!("{name} was last recorded as {} on {node}; nothing fresh is known", record.phase)
+        }
+    }
+}
+
+fn node_lines(facts: &Facts, member: &MemberFacts) -> Vec<WhyLine> {
+    let Some(node) = &member.record.placed_on else {
+        return vec![WhyLine { reason: None, text: "it is placed on no node".to_owned() }];
+    };
+    let text = match facts.nodes.get(node).map(|node| &node.health) {
+        Some(NodeHealth::Ready) => format!("{node} is ready"),
+        Some(NodeHealth::Draining) => format!("{node} is being drained"),
+        Some(NodeHealth::Suspect) => format!("{node} has fallen silent; nothing is proven"),
+        Some(NodeHealth::Dead(evidence)) => format!("{node} is dead by {evidence}"),
+        Some(NodeHealth::Unknown) => format!("nothing is known of {node}"),
+        None => format!("{node} is not known to the orchestrator"),
+    };
+    vec![WhyLine { reason: None, text }]
+}
+
+/// The command that resolves what a person must resolve, or shows more of what resolves itself.
+fn remedy(reason: &Reason, name: &MemberName) -> String {
+    match reason {
+        Reason::EngineMissing => "install the engine on the node, or add a node that has it".to_owned(),
+        Reason::DiskFull => {
+            "free space on the volume's file system; the engine starts again by itself".to_owned()
+        }
+        Reason::DiskReadOnly | Reason::IoError => "look at the node's kernel log and its disk".to_owned(),
+        Reason::PortInUse => "stop what listens on the member's address and port".to_owned(),
+        _ => format!("steadfast logs {name} --tail 50"),
+    }
+}
