@@ -12,6 +12,7 @@ use steadfast_core::Environment;
 use steadfast_core::metadata::memory::MemoryDb;
 use steadfast_core::metadata::{Key, MetadataDb};
 use steadfast_core::registry::{DomainName, NameOutcome, RecordSet, Registry, ServiceTarget};
+use tokio::io::AsyncWriteExt as _;
 
 const ZONE: &str = "demo.steadfast.internal";
 
@@ -412,6 +413,60 @@ async fn a_change_made_elsewhere_is_answered_soon() {
 }
 
 #[tokio::test]
+async fn garbage_harms_nobody() {
+    let world = World::new().await;
+    let address = world.server.address();
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for length in [0, 1, 11, 12, 13, 511, 1500, 9000] {
+        for byte in [0x00, 0x5a, 0xc0, 0xff] {
+            socket.send_to(&vec![byte; length], address).await.unwrap();
+        }
+    }
+    // Frames of nothing, of rubbish, and one that never comes whole.
+    for frame in [&[0, 0][..], &[0, 12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], &[0xff, 0xff, 1]] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(frame).await.unwrap();
+    }
+    for transport in ["+notcp", "+tcp"] {
+        let reply = world.dig(&["+norecurse", transport, &format!("orders-0.{ZONE}")]).await;
+        assert_eq!(reply.data("ANSWER", "A"), ["127.8.0.10"]);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn one_connection_takes_several_questions() {
+    let world = World::new().await;
+    let (first, second) = (format!("orders-0.{ZONE}"), format!("orders-2.{ZONE}"));
+    let reply = world.dig(&["+norecurse", "+tcp", "+keepopen", "+short", &first, "A", &second, "A"]).await;
+    assert_eq!(reply.text.lines().collect::<Vec<_>>(), ["127.8.0.10", "127.8.0.12"]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_for_the_next() {
+    let environment = Environment::system([7; 32]);
+    let registry = registry(&(Arc::new(MemoryDb::new()) as Arc<dyn MetadataDb>), &environment);
+    registry.ensure_zone(&name(ZONE)).await.unwrap();
+    let mut options = DnsOptions::new("127.0.0.1:0".parse().unwrap());
+    (options.connections, options.idle) = (1, Duration::from_millis(200));
+    let server = DnsServer::start(&environment, &registry, options).await.unwrap();
+    let _idle = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let reply = dig(server.address(), &["+norecurse", "+tcp", ZONE, "SOA"]).await;
+    assert_eq!(reply.count("ANSWER"), 1);
+    environment.tasks().stop().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_told() {
+    let world = World::new().await;
+    let options = DnsOptions::new(world.server.address());
+    let error = DnsServer::start(&world.environment, &world.registry, options).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn shutdown_frees_the_port() {
     let world = World::new().await;
     let address = world.server.address();
@@ -420,4 +475,36 @@ async fn shutdown_frees_the_port() {
     world.stop().await;
     drop(tokio::net::UdpSocket::bind(address).await.expect("the UDP port is free"));
     drop(tokio::net::TcpListener::bind(address).await.expect("the TCP port is free"));
+}
+
+/// The rules of the contract, for a registry that is served.
+mod conformance {
+    use steadfast_core::conformance::Harness;
+    use steadfast_core::conformance::registry::RegistryHarness;
+
+    use super::*;
+
+    struct Served;
+
+    impl Harness for Served {
+        type Backend = StoreRegistry;
+        type Guard = (Arc<dyn MetadataDb>, DnsServer);
+
+        async fn open(&self) -> (Self::Guard, StoreRegistry) {
+            let environment = Environment::system([7; 32]);
+            let db: Arc<dyn MetadataDb> = Arc::new(MemoryDb::new());
+            let registry = registry(&db, &environment);
+            let options = DnsOptions::new("127.0.0.1:0".parse().unwrap());
+            let server = DnsServer::start(&environment, &registry, options).await.unwrap();
+            ((db, server), registry)
+        }
+
+        async fn reopen(&self, (db, _): &Self::Guard) -> StoreRegistry {
+            registry(db, &Environment::system([8; 32]))
+        }
+    }
+
+    impl RegistryHarness for Served {}
+
+    steadfast_core::registry_conformance!(Served);
 }

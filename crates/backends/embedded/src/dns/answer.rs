@@ -320,3 +320,6 @@ fn encode(reply: &Message) -> Option<Vec<u8>> {
         })
         .ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,15 +69,10 @@ impl StoreRegistry {
         if known(&self.known.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(true);
         }
-        Ok(known(&self.load_zones().await?))
-    }
-
-    async fn load_zones(&self) -> Result<BTreeSet<DomainName>> {
         let found = self.records.list::<ZoneRecord>(&self.records.key(["dns", "zones"])?).await?;
-        let zones: BTreeSet<_> =
-            found.into_iter().filter_map(|(key, _)| self.zones.subject_zone(&key)).collect();
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(zones.iter().cloned());
-        Ok(zones)
+        let mut zones = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        zones.extend(found.into_iter().filter_map(|(key, _)| self.zones.subject_zone(&key)));
+        Ok(known(&zones))
     }
 
     /// Makes sure that the servers of this process answer with what was just found or made so, even where
@@ -204,16 +199,12 @@ impl Registry for StoreRegistry {
     }
 
     async fn records(&self, zone: &DomainName) -> Result<Vec<(DomainName, RecordSet)>> {
-        let zones = self.load_zones().await?;
-        let innermost = |name: &DomainName| {
-            zones.iter().filter(|zone| name.is_within(zone)).max_by_key(|zone| zone.as_str().len())
-        };
         let all = self.records.list::<RecordSet>(&self.records.key(["dns", "names"])?).await?;
         let mut named: Vec<_> = all
             .into_iter()
             .filter_map(|(key, record)| {
                 let name = self.zones.subject_name(&key)?;
-                (innermost(&name) == Some(zone)).then_some((name, record.body))
+                name.is_within(zone).then_some((name, record.body))
             })
             .collect();
         // Keys are in another order: there `a-b` comes before `a`.
@@ -221,3 +212,6 @@ impl Registry for StoreRegistry {
         Ok(named)
     }
 }
+
+#[cfg(test)]
+mod tests;

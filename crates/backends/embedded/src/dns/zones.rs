@@ -1,9 +1,9 @@
 //! The names as this process serves them, kept in step with the store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,6 +34,8 @@ pub(super) struct Zones {
     table: RwLock<Option<ZoneTable>>,
     /// Whether anybody is served from the table. Until then nothing is kept in step.
     served: AtomicBool,
+    /// Keys whose records do not decode, and that were told of.
+    corrupt: Mutex<BTreeSet<Key>>,
     /// Held from reading the store to changing the table, so that an older read never overwrites a newer one.
     step: tokio::sync::Mutex<()>,
 }
@@ -52,6 +54,7 @@ impl Zones {
             environment,
             table: RwLock::new(None),
             served: AtomicBool::new(false),
+            corrupt: Mutex::new(BTreeSet::new()),
             step: tokio::sync::Mutex::new(()),
         })
     }
@@ -75,7 +78,15 @@ impl Zones {
                 }
             }
             Subject::Name(name, kind) => {
-                let set = self.records.get::<RecordSet>(key).await?.map(|record| record.body);
+                let set = match self.records.get::<RecordSet>(key).await {
+                    Ok(record) => record.map(|record| record.body),
+                    // The last good value stays.
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        self.tell_corrupt(&BTreeMap::from([(key.clone(), error)]));
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                };
                 self.change(|table, now| table.set(&name, kind, set.as_ref(), now));
             }
         }
@@ -90,6 +101,7 @@ impl Zones {
         let _step = self.step.lock().await;
         let mut zones = BTreeSet::new();
         let mut present = BTreeSet::new();
+        let mut corrupt = BTreeMap::new();
         let mut changes: Vec<(DomainName, RecordKind, Option<RecordSet>)> = Vec::new();
         let mut after: Option<Key> = None;
         loop {
@@ -102,9 +114,7 @@ impl Zones {
                         match self.records.decode::<RecordSet>(&key, &record.value) {
                             Ok(set) if self.holds(&name, kind).as_ref() == Some(&set) => {}
                             Ok(set) => changes.push((name.clone(), kind, Some(set))),
-                            Err(error) => {
-                                tracing::error!(%key, error = error.chain(), "a name does not decode");
-                            }
+                            Err(error) => drop(corrupt.insert(key, error)),
                         }
                         present.insert((name, kind));
                     }
@@ -121,7 +131,19 @@ impl Zones {
             changes.extend(gone.map(|(name, kind)| (name, kind, None)));
         });
         self.replace(&zones, &changes);
+        self.tell_corrupt(&corrupt);
+        self.corrupt.lock().unwrap_or_else(PoisonError::into_inner).retain(|key| corrupt.contains_key(key));
         Ok(())
+    }
+
+    /// Logs each record that does not decode once, not at every resync.
+    fn tell_corrupt(&self, found: &BTreeMap<Key, Error>) {
+        let mut told = self.corrupt.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, error) in found {
+            if told.insert(key.clone()) {
+                tracing::error!(%key, error = error.chain(), "a name does not decode; serving what it was");
+            }
+        }
     }
 
     /// Follows the store until shutdown: by its watch, and whole every `resync`.
