@@ -340,6 +340,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_left_of_a_removed_service_is_its_tasks_on_silent_nodes() {
+        let (_guard, orchestrator) = Memory.open().await;
+        let [first, _] = Memory.nodes();
+        let workload = placed_on(&first);
+        orchestrator.apply(&workload).await.unwrap();
+        orchestrator.set_suspect(&first);
+        orchestrator.remove(&workload.service).await.unwrap();
+        assert_eq!(orchestrator.services().await.unwrap(), BTreeSet::new());
+        assert_eq!(running(&orchestrator).await, std::slice::from_ref(&first));
+        assert!(orchestrator.set_health(&first, NodeHealth::Ready));
+        assert_eq!(running(&orchestrator).await, []);
+    }
+
+    #[tokio::test]
     async fn nothing_runs_unless_it_is_told_to() {
         let (_guard, orchestrator) = Memory.open().await;
         let [first, _] = Memory.nodes();
