@@ -29,6 +29,8 @@ mod schema;
 pub mod store;
 pub mod volume;
 pub mod workflow;
+#[cfg(feature = "testing")]
+pub mod world;
 
 pub use error::{Effect, Error, ErrorKind, Result, Retry};
 pub use observed::Observed;
