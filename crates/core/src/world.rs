@@ -146,15 +146,16 @@ impl World {
         Ok(())
     }
 
-    /// One step of every node's agent.
+    /// One step of every node's agent. All of them take it, whatever becomes of one.
     ///
     /// # Errors
-    /// What a backend says.
+    /// What a backend says to the first of them that fails.
     pub async fn step_nodes(&mut self) -> Result<()> {
+        let mut outcome = Ok(());
         for node in self.nodes.values_mut() {
-            node.step().await?;
+            outcome = outcome.and(node.step().await);
         }
-        Ok(())
+        outcome
     }
 
     /// Rounds, a quarter of a second apart, until `done` says so. `false`: not within `limit` of simulated time.

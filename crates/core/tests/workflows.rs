@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_core::Environment;
 use steadfast_core::control::{Control, ControlError, Guard};
 use steadfast_core::ids::{MemberName, NodeName, ServiceName};
 use steadfast_core::model::{OperationState, Reason, ServiceState};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
+use steadfast_core::testing::TestEnvironment;
 use steadfast_core::volume::VolumeProvider;
 use steadfast_core::world::{World, service_file};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn world(nodes: u32) -> (World, Control) {
-    let world = World::new(Environment::system([7; 32]), nodes).await.unwrap();
+    let world = World::new(TestEnvironment::new(7).environment, nodes).await.unwrap();
     let server = world.plain_server("server-1").unwrap();
     (world, server)
 }

@@ -78,6 +78,12 @@ impl WorldNode {
         Ok(node)
     }
 
+    /// The agent is started anew on these: engines run on, as they would under their guards.
+    pub fn restart_agent(&mut self, store: Store, backends: crate::backends::Backends) {
+        self.store = store;
+        self.backends = backends;
+    }
+
     /// Whether an engine of `member` runs here.
     pub fn runs(&self, member: &MemberName) -> bool {
         self.engines.contains_key(member)
