@@ -33,6 +33,7 @@ use std::path::Path;
 use nix::unistd::Pid;
 
 pub(crate) use control::short_path;
+pub(crate) use locks::sign;
 pub use log::CURRENT;
 pub use protocol::{
     Ending, GuardExit, GuardSpec, GuardStage, GuardStatus, GuardedVolume, LogSpec, Request, RunAs,

@@ -5,9 +5,8 @@ mod process;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
-use steadfast_core::engine::StopSignal;
 use steadfast_core::error::Result;
-use steadfast_core::ids::MemberName;
+use steadfast_core::ids::{MemberName, ServiceName};
 use steadfast_core::runtime::Moment;
 
 pub use process::{GuardProgram, ProcessGuards};
@@ -30,8 +29,8 @@ pub enum GuardState {
 /// The guards of one node.
 #[async_trait]
 pub trait Guards: Debug + Send + Sync + 'static {
-    /// The members of which there is a guard, a process or a last exit.
-    async fn list(&self) -> Result<Vec<MemberName>>;
+    /// The members that a guard was started for and that are not forgotten, with their services.
+    async fn list(&self) -> Result<Vec<(MemberName, ServiceName)>>;
 
     /// What is there of `member`.
     async fn find(&self, member: &MemberName) -> Result<GuardState>;
@@ -43,11 +42,11 @@ pub trait Guards: Debug + Send + Sync + 'static {
     /// - `Busy`, without effect, while there is a guard or process of the member.
     async fn start(&self, spec: &GuardSpec) -> Result<()>;
 
-    /// Begins to stop the engine in order; what is left after `grace_ms` is killed.
+    /// Begins to stop the engine in order, as it was said at its start; what is left after that is killed.
     ///
     /// # Behavior
     /// - No guard: success.
-    async fn stop(&self, member: &MemberName, signal: StopSignal, grace_ms: u64) -> Result<()>;
+    async fn stop(&self, member: &MemberName) -> Result<()>;
 
     /// Kills guard and engine at once.
     ///

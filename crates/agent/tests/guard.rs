@@ -9,7 +9,6 @@ use common::{Bench, number_in, runs, signal};
 use nix::sys::signal::Signal;
 use steadfast_agent::guard::{Ending, GuardStage, GuardedVolume};
 use steadfast_agent::guards::{GuardState, Guards};
-use steadfast_core::engine::StopSignal;
 use steadfast_core::ids::Epoch;
 use steadfast_core::model::Reason;
 use steadfast_core::runtime::Clock as _;
@@ -37,7 +36,7 @@ async fn an_engine_runs_under_its_locks_and_its_output_is_kept() {
     let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(engine))).unwrap();
     assert_eq!(group.as_raw(), engine, "the engine has a process group of its own");
 
-    bench.guards.stop(&bench.member, StopSignal::Term, 10_000).await.unwrap();
+    bench.guards.stop(&bench.member).await.unwrap();
     let exit = bench.ended().await;
     assert_eq!(exit.ending, Ending::Signalled(Signal::SIGTERM as i32));
     assert!(exit.requested);
@@ -117,9 +116,11 @@ async fn a_killed_guard_takes_redis_along_and_it_can_be_started_again() {
 async fn an_engine_that_does_not_stop_in_order_is_killed() {
     let bench = Bench::new();
     let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
-    bench.start(&bench.spec(1, &["/bin/sh", "-c", script])).await;
+    let mut spec = bench.spec(1, &["/bin/sh", "-c", script]);
+    spec.stop_grace_ms = 100;
+    bench.start(&spec).await;
     bench.until("the trap is set", || bench.log().contains("ready")).await;
-    bench.guards.stop(&bench.member, StopSignal::Term, 100).await.unwrap();
+    bench.guards.stop(&bench.member).await.unwrap();
     let exit = bench.ended().await;
     assert_eq!(exit.ending, Ending::Signalled(Signal::SIGKILL as i32));
     assert!(exit.requested);
@@ -258,7 +259,7 @@ async fn a_guard_outlives_whoever_started_it_and_is_found_again() {
     assert_eq!(session.as_raw(), i32::try_from(before.guard_pid).unwrap(), "a session of its own");
     let next =
         steadfast_agent::guards::ProcessGuards::new(bench.env.clone(), bench.dir.clone(), common::program());
-    assert_eq!(next.list().await.unwrap(), std::slice::from_ref(&bench.member));
+    assert_eq!(next.list().await.unwrap(), [(bench.member.clone(), "orders".parse().unwrap())]);
     match next.find(&bench.member).await.unwrap() {
         GuardState::Alive(status) => assert_eq!(status.engine_pid, before.engine_pid),
         other => panic!("{other:?}"),

@@ -3,7 +3,9 @@
 //! A call goes to the server that answered last, then to the others in order. It goes on to the next one only if
 //! that cannot do anything twice: reads always, changes when the server certainly did nothing.
 
+mod calls;
 mod error;
+mod sse;
 mod store;
 mod transport;
 

@@ -11,4 +11,6 @@ pub mod client;
 pub mod control;
 pub mod problem;
 pub mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod wire;

@@ -4,10 +4,17 @@
 //! names what its caller must be allowed by the type of its first argument ([`access`]).
 
 mod access;
+mod cluster;
+mod document;
 mod extract;
 mod front;
+mod page;
 mod rights;
+mod services;
 mod store;
+mod streams;
+mod system;
+mod watch;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,12 +25,14 @@ use axum::response::{IntoResponse, Response};
 use steadfast_core::Environment;
 use steadfast_core::ids::ClusterName;
 use steadfast_core::metadata::MetadataDb;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Principals;
 use crate::control::{ControlApi, NodeSecrets};
 use crate::problem::Problem;
+use document::Document;
 
 /// What a server is made of.
 #[derive(Clone)]
@@ -60,6 +69,8 @@ impl Debug for Parts {
     }
 }
 
+pub use page::Page;
+
 /// Bounds of a server.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -87,7 +98,9 @@ impl Default for Limits {
 /// What handlers share.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
-    pub(crate) parts: Arc<Parts>,
+    parts: Arc<Parts>,
+    hub: Arc<watch::Hub>,
+    document: Arc<Document>,
 }
 
 /// What a handler answers if it does not do what was asked.
@@ -108,8 +121,10 @@ impl IntoResponse for Refusal {
 
 /// The router of a server of these parts.
 pub fn router(parts: Parts) -> Router {
-    let shared = Shared { parts: Arc::new(parts) };
-    let (router, _document) = routes().split_for_parts();
+    let (router, document) = routes().split_for_parts();
+    let hub = watch::Hub::new(&parts.environment, parts.limits.watch_history);
+    let shared =
+        Shared { hub: Arc::new(hub), document: Arc::new(Document::new(&document)), parts: Arc::new(parts) };
     router
         .fallback(front::unknown_route)
         .method_not_allowed_fallback(front::unsupported_method)
@@ -117,11 +132,45 @@ pub fn router(parts: Parts) -> Router {
         .with_state(shared)
 }
 
+/// The description of the API, generated from the routes.
+pub fn openapi() -> OpenApi {
+    routes().into_openapi()
+}
+
+/// Every route, each with its description: there is no other way in.
 fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new()
+    OpenApiRouter::with_openapi(document::info())
+        .routes(routes!(services::plan))
+        .routes(routes!(services::list, services::apply))
+        .routes(routes!(services::get, services::delete))
+        .routes(routes!(services::undelete))
+        .routes(routes!(services::restart))
+        .routes(routes!(services::stop))
+        .routes(routes!(services::start))
+        .routes(routes!(services::pause))
+        .routes(routes!(services::resume))
+        .routes(routes!(services::connect))
+        .routes(routes!(services::secrets))
+        .routes(routes!(services::secret))
+        .routes(routes!(cluster::operations))
+        .routes(routes!(cluster::operation))
+        .routes(routes!(cluster::cancel))
+        .routes(routes!(cluster::events))
+        .routes(routes!(watch::watch))
+        .routes(routes!(cluster::why))
+        .routes(routes!(cluster::logs))
+        .routes(routes!(cluster::nodes))
+        .routes(routes!(cluster::confirm_dead))
+        .routes(routes!(cluster::catalog))
+        .routes(routes!(store::capabilities))
         .routes(routes!(store::get, store::put, store::delete))
         .routes(routes!(store::scan))
         .routes(routes!(store::watch))
-        .routes(routes!(store::capabilities))
         .routes(routes!(store::member_secrets))
+        .routes(routes!(system::healthz))
+        .routes(routes!(system::readyz))
+        .routes(routes!(system::metrics))
+        .routes(routes!(system::openapi))
+        .routes(routes!(system::docs))
+        .routes(routes!(system::index))
 }

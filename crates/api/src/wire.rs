@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use steadfast_core::ids::Incarnation;
 use steadfast_core::metadata::{Hint, Key, MetadataCapabilities, Precondition, Record, Version};
 use steadfast_core::{Effect, Error, ErrorKind, Retry};
 use utoipa::ToSchema;
@@ -119,6 +120,21 @@ impl CapabilitiesAnswer {
             durable: self.durable,
         }
     }
+}
+
+/// Which life of a node is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmDead {
+    /// The incarnation, as the list of nodes shows it: a later one is not meant.
+    pub incarnation: Incarnation,
+}
+
+/// That a server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Always true: anything else is a problem.
+    pub ok: bool,
 }
 
 /// One line of the store's watch, as JSON.

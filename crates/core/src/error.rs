@@ -122,6 +122,13 @@ impl Error {
         self
     }
 
+    /// The same failure, as part of something larger that may have happened all the same.
+    #[must_use]
+    pub fn with_unknown_effect(mut self) -> Self {
+        self.0.effect = Effect::Unknown;
+        self
+    }
+
     /// The same failure with other retry advice.
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Self {

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod ip;
+pub mod layer;
 pub mod lease;
 mod memory;
 pub mod metadata;
@@ -27,6 +28,8 @@ pub mod runtime;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod volume;
 pub mod workflow;
 #[cfg(feature = "testing")]

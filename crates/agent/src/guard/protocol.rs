@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use steadfast_core::engine::{Command, StopSignal};
-use steadfast_core::ids::{Epoch, Generation, Incarnation, MemberName, NodeName};
+use steadfast_core::ids::{Epoch, Generation, Incarnation, MemberName, NodeName, ServiceName};
 use steadfast_core::model::Reason;
 use steadfast_core::runtime::Timestamp;
 
@@ -14,6 +14,8 @@ use steadfast_core::runtime::Timestamp;
 pub struct GuardSpec {
     /// The member.
     pub member: MemberName,
+    /// Its service.
+    pub service: ServiceName,
     /// The node.
     pub node: NodeName,
     /// The epoch the member is held under. The engine is not started over a volume that has seen a higher one.
@@ -88,13 +90,8 @@ pub struct LogSpec {
 pub enum Request {
     /// How it is.
     Status,
-    /// Stop the engine in order, then kill what is left.
-    Stop {
-        /// The signal to begin with.
-        signal: StopSignal,
-        /// How long that may take, in milliseconds.
-        grace_ms: u64,
-    },
+    /// Stop the engine in order, as the spec says, then kill what is left.
+    Stop,
     /// Let the engine run until this time of `CLOCK_BOOTTIME`, in milliseconds. Absolute, so that a message that
     /// was long under way extends nothing; a time that has passed, or an earlier one than is set, is ignored.
     Lease {

@@ -282,7 +282,7 @@ impl Guard {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             let asked = [Signal::SIGTERM, Signal::SIGINT].iter().any(|s| *s as u32 == signal.ssi_signo);
             if asked {
-                self.stop(self.spec.stop_signal, self.spec.stop_grace_ms);
+                self.stop();
             }
         }
     }
@@ -327,7 +327,7 @@ impl Guard {
         for (client, request) in self.control.requests() {
             match request {
                 Request::Status => {}
-                Request::Stop { signal, grace_ms } => self.stop(signal, grace_ms),
+                Request::Stop => self.stop(),
                 Request::Lease { until_ms } => self.extend_lease(Duration::from_millis(until_ms)),
             }
             let status = self.status();
@@ -347,22 +347,18 @@ impl Guard {
         }
     }
 
-    fn stop(&mut self, signal: StopSignal, grace_ms: u64) {
+    fn stop(&mut self) {
         self.requested = true;
-        let ends = boot_time().saturating_add(Duration::from_millis(grace_ms));
         match self.stage {
             GuardStage::Locking => self.refuse(Ending::Exited(0)),
             GuardStage::Running => {
                 self.stage = GuardStage::Stopping;
-                self.stage_ends = Some(ends);
-                self.signal_engine(signal);
+                let grace = Duration::from_millis(self.spec.stop_grace_ms);
+                self.stage_ends = Some(boot_time().saturating_add(grace));
+                self.signal_engine(self.spec.stop_signal);
             }
-            // Asked again: only ever sooner.
-            GuardStage::Stopping => {
-                self.stage_ends = Some(self.stage_ends.map_or(ends, |before| before.min(ends)));
-                self.signal_engine(signal);
-            }
-            GuardStage::Killing => {}
+            // Asked again: the patience is still that of the first time.
+            GuardStage::Stopping | GuardStage::Killing => {}
         }
     }
 

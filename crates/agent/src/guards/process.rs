@@ -8,9 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use steadfast_core::engine::StopSignal;
 use steadfast_core::error::{Error, ErrorKind, Result};
-use steadfast_core::ids::MemberName;
+use steadfast_core::ids::{MemberName, ServiceName};
 use steadfast_core::runtime::{Environment, Moment};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -139,16 +138,21 @@ impl ProcessGuards {
 
 #[async_trait]
 impl Guards for ProcessGuards {
-    async fn list(&self) -> Result<Vec<MemberName>> {
+    async fn list(&self) -> Result<Vec<(MemberName, ServiceName)>> {
         let folder = self.dir.guards();
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed(ErrorKind::Unavailable, "list", folder.display(), &error)),
         };
-        let mut members: Vec<MemberName> = entries
+        let mut members: Vec<(MemberName, ServiceName)> = entries
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
+            .filter_map(|entry| {
+                let member: MemberName = entry.file_name().to_str()?.parse().ok()?;
+                // Without a spec no guard was ever started there.
+                let spec: GuardSpec = serde_json::from_slice(&fs::read(self.dir.spec(&member)).ok()?).ok()?;
+                Some((member, spec.service))
+            })
             .collect();
         members.sort();
         Ok(members)
@@ -208,8 +212,8 @@ impl Guards for ProcessGuards {
         self.comes_up(member, child).await
     }
 
-    async fn stop(&self, member: &MemberName, signal: StopSignal, grace_ms: u64) -> Result<()> {
-        match self.ask(member, &Request::Stop { signal, grace_ms }).await {
+    async fn stop(&self, member: &MemberName) -> Result<()> {
+        match self.ask(member, &Request::Stop).await {
             Ok(_) => Ok(()),
             Err(error) => match self.find(member).await? {
                 GuardState::Absent(_) => Ok(()),

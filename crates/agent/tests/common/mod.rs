@@ -71,6 +71,7 @@ impl Bench {
     pub fn spec(&self, epoch: u64, argv: &[&str]) -> GuardSpec {
         GuardSpec {
             member: self.member.clone(),
+            service: "orders".parse().unwrap(),
             node: "node-1".parse().unwrap(),
             epoch: Epoch(epoch),
             generation: Generation(1),

@@ -5,12 +5,10 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use reqwest::Method;
 use steadfast_core::Effect;
-use steadfast_core::ids::{MemberName, NodeName};
 use steadfast_core::metadata::{CasOutcome, Key, Page, Precondition, Record, Version};
 
 use super::transport::Call;
 use super::{Client, ClientError, ClientResult};
-use crate::control::MemberSecrets;
 use crate::wire::{Blob, CapabilitiesAnswer, GetAnswer, PutBody, ScanAnswer, WatchLine};
 
 impl Client {
@@ -103,15 +101,6 @@ impl Client {
                 message: format!("the watch begins with {other:?}"),
             }),
         }
-    }
-
-    /// The secrets of the service of a member that the caller's node holds.
-    ///
-    /// # Errors
-    /// As every call: see [`ClientError`]. Refused with 403 unless the node holds the member.
-    pub async fn member_secrets(&self, node: &NodeName, member: &MemberName) -> ClientResult<MemberSecrets> {
-        let path = self.transport.path(&format!("nodes/{node}/members/{member}/secrets"));
-        self.transport.json(Call::new(Method::GET, path), self.timeout).await
     }
 
     /// A call on one key.

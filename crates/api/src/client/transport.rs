@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
@@ -79,6 +80,11 @@ impl Call {
     fn reads(&self) -> bool {
         self.method.is_safe()
     }
+
+    /// What it may have done if it was sent and its answer did not come.
+    fn effect(&self) -> Effect {
+        if self.reads() { Effect::None } else { Effect::Unknown }
+    }
 }
 
 impl Transport {
@@ -122,18 +128,30 @@ impl Transport {
 
     /// A call whose answer is JSON.
     pub(super) async fn json<T: DeserializeOwned>(&self, call: Call, timeout: Duration) -> ClientResult<T> {
-        let effect = if call.reads() { Effect::None } else { Effect::Unknown };
-        let server = || self.preferred().to_owned();
+        let effect = call.effect();
+        let bytes = self.bytes(call, timeout).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.misunderstood(effect, &error))
+    }
+
+    /// A call whose answer is text.
+    pub(super) async fn text(&self, call: Call, timeout: Duration) -> ClientResult<String> {
+        let effect = call.effect();
+        let bytes = self.bytes(call, timeout).await?;
+        String::from_utf8(bytes.into()).map_err(|error| self.misunderstood(effect, &error))
+    }
+
+    async fn bytes(&self, call: Call, timeout: Duration) -> ClientResult<Bytes> {
+        let effect = call.effect();
         let whole = async {
             let response = self.send(&call).await?;
-            let bytes = response.bytes().await.map_err(|error| unreachable(server(), effect, error))?;
-            serde_json::from_slice(&bytes).map_err(|error| ClientError::Answer {
-                server: server(),
-                effect,
-                message: error.to_string(),
-            })
+            let server = || self.preferred().to_owned();
+            response.bytes().await.map_err(|error| unreachable(server(), effect, error))
         };
         self.within(timeout, effect, whole).await
+    }
+
+    fn misunderstood(&self, effect: Effect, error: &dyn std::error::Error) -> ClientError {
+        ClientError::Answer { server: self.preferred().to_owned(), effect, message: error.to_string() }
     }
 
     /// A call whose answer is a stream: returns with its head.
@@ -203,7 +221,7 @@ impl Transport {
         if let Some(body) = &call.body {
             request = request.body(body.clone());
         }
-        let effect = if call.reads() { Effect::None } else { Effect::Unknown };
+        let effect = call.effect();
         let response = request.send().await.map_err(|error| {
             // No connection: nobody can have read the request.
             let effect = if error.is_connect() || error.is_builder() { Effect::None } else { effect };
@@ -250,7 +268,7 @@ fn may_ask_another(error: &ClientError, call: &Call) -> bool {
     harmless && helps
 }
 
-fn unreachable(server: String, effect: Effect, error: reqwest::Error) -> ClientError {
+pub(super) fn unreachable(server: String, effect: Effect, error: reqwest::Error) -> ClientError {
     // The address is no part of the message: the server is named already, and a query may be long.
     let error = error.without_url();
     let mut message = error.to_string();

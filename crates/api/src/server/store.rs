@@ -7,10 +7,9 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
 use steadfast_core::ids::{ClusterName, MemberName, NodeName};
-use steadfast_core::metadata::{CasOutcome, Hint, Key, Version};
-use steadfast_core::{Environment, Error, ErrorKind, Result};
+use steadfast_core::metadata::{CasOutcome, Key, Version};
+use steadfast_core::{Error, ErrorKind, Result};
 
 use super::access::CanStore;
 use super::extract::{self, NoQuery, PathOf, QueryOf, query};
@@ -25,6 +24,8 @@ use crate::wire::{
 
 /// The most records of one scan.
 const MOST_ITEMS: usize = 1000;
+/// [`WatchLine::Heartbeat`] as it is sent.
+const HEARTBEAT: &[u8] = b"\"heartbeat\"\n";
 
 query! {
     /// One key.
@@ -186,7 +187,13 @@ pub(crate) async fn watch(
         rights.check_read("watch", &query.prefix)?;
     }
     let hints = shared.parts.store.watch(&query.prefix).await?;
-    let lines = lines(hints, shared.parts.environment.clone(), shared.parts.limits.heartbeat);
+    let lines = super::streams::with_heartbeats(
+        line(&WatchLine::Ready),
+        hints.map(|hint| line(&WatchLine::from(hint))).boxed(),
+        HEARTBEAT,
+        shared.parts.limits.heartbeat,
+        shared.parts.environment.clone(),
+    );
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
@@ -258,33 +265,19 @@ fn here(shared: &Shared, headers: &HeaderMap, operation: &'static str) -> Result
     Err(problem.into())
 }
 
-fn lines(
-    hints: BoxStream<'static, Hint>,
-    environment: Environment,
-    heartbeat: std::time::Duration,
-) -> BoxStream<'static, std::io::Result<Bytes>> {
-    struct State {
-        hints: BoxStream<'static, Hint>,
-        environment: Environment,
-        begun: bool,
+fn line(line: &WatchLine) -> Bytes {
+    // No line has a field that JSON cannot write; an empty one would end the watch at the client.
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heartbeat_is_a_line() {
+        assert_eq!(line(&WatchLine::Heartbeat), HEARTBEAT);
     }
-    let state = State { hints, environment, begun: false };
-    stream::unfold(state, move |mut state| async move {
-        let line = if state.begun {
-            let shutdown = state.environment.tasks().shutdown();
-            tokio::select! {
-                biased;
-                () = shutdown.requested() => return None,
-                hint = state.hints.next() => WatchLine::from(hint?),
-                () = state.environment.clock().sleep(heartbeat) => WatchLine::Heartbeat,
-            }
-        } else {
-            WatchLine::Ready
-        };
-        state.begun = true;
-        let mut text = serde_json::to_vec(&line).ok()?;
-        text.push(b'\n');
-        Some((Ok(Bytes::from(text)), state))
-    })
-    .boxed()
 }

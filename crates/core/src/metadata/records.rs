@@ -24,7 +24,9 @@ struct Envelope<T> {
 #[derive(Debug, Deserialize)]
 struct EnvelopeHead {
     schema: u32,
-    write_id: WriteId,
+    /// A newer format need not have it.
+    #[serde(default)]
+    write_id: Option<WriteId>,
 }
 
 /// A decoded record and its version.
@@ -173,13 +175,16 @@ impl Records {
             let failure = match self.db.put(key, value.clone(), precondition.clone()).await {
                 Ok(CasOutcome::Applied(version)) => return Ok(WriteOutcome::Applied(version)),
                 Ok(CasOutcome::Conflict) => None,
-                Err(error) if error.effect() == Effect::None => return Err(error),
+                Err(error) if error.effect() == Effect::None && attempt == 1 => return Err(error),
+                // An earlier attempt may be on its way still.
+                Err(error) if error.effect() == Effect::None => return Err(error.with_unknown_effect()),
                 Err(error) => Some(error),
             };
+            // From here on a failure leaves it open whether the write happened, whatever it says of itself.
             let seen = match (self.db.get(key).await, failure.as_ref()) {
                 (Ok(seen), _) => seen,
                 (Err(_), Some(failure)) => return Err(failure.clone()),
-                (Err(error), None) => return Err(error),
+                (Err(error), None) => return Err(error.with_unknown_effect()),
             };
             let still_expected = match (&seen, &precondition) {
                 (None, Precondition::Absent) => true,
@@ -187,7 +192,8 @@ impl Records {
                 (None, Precondition::Version(_)) | (Some(_), Precondition::Absent) => false,
             };
             if let Some(record) = &seen
-                && self.head(key, &record.value)?.write_id == write_id
+                && self.head(key, &record.value).map_err(Error::with_unknown_effect)?.write_id.as_ref()
+                    == Some(&write_id)
             {
                 return Ok(WriteOutcome::Applied(record.version.clone()));
             }
@@ -239,3 +245,6 @@ impl Records {
         Error::new(ErrorKind::Corrupt, &self.db, "decode", key, message).without_effect()
     }
 }
+
+#[cfg(test)]
+mod tests;

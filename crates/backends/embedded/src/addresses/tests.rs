@@ -71,3 +71,34 @@ fn a_range_is_checked_and_the_problem_named() {
         assert!(error.contains(problem) && error.contains(text), "{error}");
     }
 }
+
+mod conformance {
+    use steadfast_core::conformance::Harness;
+    use steadfast_core::conformance::ip::IpHarness;
+
+    use super::*;
+
+    struct Loopback;
+
+    impl Harness for Loopback {
+        type Backend = LoopbackAddresses;
+        type Guard = LoopbackAddresses;
+
+        async fn open(&self) -> (LoopbackAddresses, LoopbackAddresses) {
+            let addresses = addresses("127.9.0.0/23");
+            (addresses.clone(), addresses)
+        }
+
+        async fn reopen(&self, guard: &LoopbackAddresses) -> LoopbackAddresses {
+            guard.clone()
+        }
+    }
+
+    impl IpHarness for Loopback {
+        fn range(&self) -> Option<usize> {
+            Some(508)
+        }
+    }
+
+    steadfast_core::ip_conformance!(Loopback);
+}

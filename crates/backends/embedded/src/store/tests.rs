@@ -99,3 +99,54 @@ async fn a_version_of_another_store_is_a_conflict_and_a_long_value_is_refused() 
         store.put(&key("c"), vec![1; MAX_VALUE_BYTES + 1].into(), Precondition::Absent).await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Invalid, steadfast_core::Effect::None));
 }
+
+mod conformance {
+    use std::sync::{Mutex, Weak};
+
+    use steadfast_core::conformance::Harness;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Redb;
+
+    /// The folder, and the store for as long as somebody has it open: one process opens the file once.
+    struct Guard {
+        folder: TempDir,
+        open: Mutex<Weak<Handle>>,
+    }
+
+    impl Harness for Redb {
+        type Backend = RedbStore;
+        type Guard = Guard;
+
+        async fn open(&self) -> (Guard, RedbStore) {
+            let guard = Guard { folder: tempfile::tempdir().unwrap(), open: Mutex::default() };
+            let store = self.reopen(&guard).await;
+            (guard, store)
+        }
+
+        async fn reopen(&self, guard: &Guard) -> RedbStore {
+            let mut open = guard.open.lock().unwrap();
+            if let Some(handle) = open.upgrade() {
+                return RedbStore { handle };
+            }
+            let store = RedbStore::open_file(&guard.folder.path().join("store.redb"), entropy()).unwrap();
+            *open = Arc::downgrade(&store.handle);
+            store
+        }
+    }
+
+    steadfast_core::metadata_conformance!(Redb);
+
+    #[tokio::test]
+    async fn the_declared_capabilities() {
+        let (_guard, store) = Redb.open().await;
+        let declared = MetadataCapabilities { max_value_bytes: 1 << 20, watch: true, durable: true };
+        assert_eq!(store.capabilities(), declared);
+    }
+}
+
+mod damage;
+mod disk;
+mod faults;

@@ -6,12 +6,12 @@ use steadfast_core::metadata::{Hint, Key};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-/// The hints about `prefix` and what lies under it. A watcher that fell behind is told to read everything again.
+/// The hints about what lies under `prefix`. A watcher that fell behind is told to read everything again.
 pub(super) fn stream(hints: Receiver<Key>, prefix: Key) -> BoxStream<'static, Hint> {
     stream::unfold((hints, prefix), |(mut hints, prefix)| async move {
         loop {
             match hints.recv().await {
-                Ok(key) if key == prefix || key.is_under(&prefix) => {
+                Ok(key) if key.is_under(&prefix) => {
                     return Some((Hint::Changed(key), (hints, prefix)));
                 }
                 Ok(_) => {}

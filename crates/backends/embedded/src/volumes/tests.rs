@@ -101,3 +101,47 @@ async fn check_corrupt(volumes: &DirectoryVolumes, id: &VolumeId, record: &Path)
         assert!(error.to_string().contains(record.to_str().unwrap()), "{error}");
     }
 }
+
+mod conformance {
+    use std::any::Any;
+
+    use steadfast_core::conformance::Harness;
+    use steadfast_core::conformance::volume::VolumeHarness;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Directory;
+
+    impl Harness for Directory {
+        type Backend = DirectoryVolumes;
+        type Guard = TempDir;
+
+        async fn open(&self) -> (TempDir, DirectoryVolumes) {
+            let dir = tempfile::tempdir().unwrap();
+            let volumes = open(dir.path());
+            (dir, volumes)
+        }
+
+        async fn reopen(&self, guard: &TempDir) -> DirectoryVolumes {
+            open(guard.path())
+        }
+    }
+
+    impl VolumeHarness for Directory {
+        async fn occupy(&self, volumes: &DirectoryVolumes, volume: &VolumeStatus) -> Option<Box<dyn Any>> {
+            Some(Box::new(Lock::try_exclusive(&volumes.lock_path(&volume.id)).unwrap().unwrap()))
+        }
+
+        fn mark(&self, volume: &VolumeStatus) -> bool {
+            fs::write(volume.device.as_ref().unwrap().join("data/mark"), "marked").unwrap();
+            true
+        }
+
+        fn is_marked(&self, volume: &VolumeStatus) -> bool {
+            volume.device.as_ref().unwrap().join("data/mark").exists()
+        }
+    }
+
+    steadfast_core::volume_conformance!(Directory);
+}

@@ -200,6 +200,37 @@ async fn of_racing_changes_one_is_applied_and_it_is_what_is_served() {
 }
 
 #[tokio::test]
+async fn what_others_write_through_the_served_store_is_served_before_it_is_acknowledged() {
+    // Nobody follows the store here: only the writes themselves bring the names in step.
+    let registry = registry_on(Store::new(), 1);
+    registry.zones().reload().await.unwrap();
+    let agent = registry_on(registry.database(), 2);
+    agent.ensure_zone(&name("demo.internal")).await.unwrap();
+    let path = super::super::table::path_of(&name("demo.internal"));
+    assert!(registry.zones().with(|table| table.unwrap().zone(&path).is_some()));
+    put(&agent, "orders-0.demo.internal", &["127.0.0.1"]).await;
+    assert_eq!(served(&registry, "orders-0.demo.internal"), Some(addresses(&["127.0.0.1"])));
+    put(&agent, "orders-0.demo.internal", &["127.0.0.2"]).await;
+    assert_eq!(served(&registry, "orders-0.demo.internal"), Some(addresses(&["127.0.0.2"])));
+    let removed = agent.remove(&name("orders-0.demo.internal"), &addresses(&["127.0.0.2"])).await.unwrap();
+    assert_eq!(removed, NameOutcome::Applied);
+    assert_eq!(served(&registry, "orders-0.demo.internal"), None);
+}
+
+#[tokio::test]
+async fn what_another_process_wrote_is_served_once_it_is_found_to_hold() {
+    let store = Store::new();
+    let registry = registry_on(store.clone(), 1);
+    registry.ensure_zone(&name("demo.internal")).await.unwrap();
+    registry.zones().reload().await.unwrap();
+    put(&registry_on(store, 2), "orders-0.demo.internal", &["127.0.0.1"]).await;
+    assert_eq!(served(&registry, "orders-0.demo.internal"), None, "nobody told of it yet");
+    let again = registry.upsert(&name("orders-0.demo.internal"), &addresses(&["127.0.0.1"]), None).await;
+    assert_eq!(again.unwrap(), NameOutcome::Applied);
+    assert_eq!(served(&registry, "orders-0.demo.internal"), Some(addresses(&["127.0.0.1"])));
+}
+
+#[tokio::test]
 async fn the_last_names_are_served_while_the_store_is_down() {
     let store = Store::new();
     let registry = registry_on(store.clone(), 1);
