@@ -7,23 +7,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use steadfast_core::control::{ConnectView, ControlError, EventView, NodeView, PlanReport, ServiceView, Why};
+use steadfast_core::control::{ConnectView, EventView, NodeView, PlanReport, ServiceView, Why};
+pub use steadfast_core::control::{ControlResult, Guard};
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::model::{Operation, OperationState};
 use utoipa::ToSchema;
-
-/// The answer of the control plane.
-pub type ControlResult<T> = Result<T, ControlError>;
-
-/// What comes with a change: how asking twice is recognised, and what must not have changed since.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Guard {
-    /// Asking again with the same key gives the operation of the first time.
-    pub idempotency_key: Option<String>,
-    /// The check index that must hold still. If it does not, the change is refused with
-    /// [`ControlError::Conflict`] and the reason [`INDEX_STALE`](crate::problem::INDEX_STALE).
-    pub if_index: Option<String>,
-}
 
 /// Which part of a list. Lists are ordered by name or id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +96,7 @@ pub enum WatchEvent {
 ///
 /// # Behavior
 /// - Every change is recorded before the call returns.
-/// - A stale `if_index` is a conflict with the reason [`INDEX_STALE`](crate::problem::INDEX_STALE).
+/// - A stale `if_index` is a conflict with the reason [`INDEX_STALE`](steadfast_core::control::INDEX_STALE).
 #[async_trait]
 pub trait ControlApi: Debug + Send + Sync + 'static {
     /// What applying `spec` would do.

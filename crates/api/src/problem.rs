@@ -3,16 +3,12 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use steadfast_core::control::ControlError;
+use steadfast_core::control::{ControlError, INDEX_STALE};
 use steadfast_core::model::{Reason, SpecError};
 use steadfast_core::{Effect, Error, ErrorKind, Retry};
 use utoipa::ToSchema;
 
 use crate::wire::WireError;
-
-/// The reason of a [`ControlError::Conflict`] whose cause is a check index that no longer holds. A request that
-/// carried `If-Match` is answered with 412 then.
-pub const INDEX_STALE: &str = "IndexStale";
 
 /// What every problem type begins with; the code follows.
 pub const TYPE_PREFIX: &str = "urn:steadfast:problem:";
@@ -159,7 +155,8 @@ impl Problem {
         Problem::from(ControlError::Backend(error.clone()))
     }
 
-    /// Whether the request carried a check index decides how a stale one is answered: 412 rather than 409.
+    /// The same problem for a request that did or did not carry a check index, which decides how a stale one
+    /// is answered: 412 rather than 409.
     #[must_use]
     pub(crate) fn for_if_match(mut self, given: bool) -> Self {
         if given && self.code == INDEX_STALE {

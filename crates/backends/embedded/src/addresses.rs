@@ -4,9 +4,10 @@
 //! this keeps is who owns it and which node holds it.
 //!
 //! Two records per address: `ip-owners/MEMBER` says which address a member is meant to have, and is written first;
-//! `ip/ADDRESS` says to whom an address belongs, and is what excludes. A crash between the two leaves an intent that
-//! the member's next request completes, so nothing leaks; [`LoopbackAddresses::repair`] removes what a race of two
-//! requests for one member can leave behind.
+//! `ip/ADDRESS` says to whom an address belongs, and is what excludes. Then the first is confirmed: from there on the
+//! member keeps this address until it gives it back. A crash in between leaves an intent that the member's next
+//! request completes. Only two requests for one member of which one dies at the wrong moment can leave an address
+//! that is nobody's; [`LoopbackAddresses::repair`] finds those.
 
 mod range;
 
@@ -16,9 +17,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use steadfast_core::ids::{MemberId, NodeName, ZoneName};
 use steadfast_core::ip::{AddressOutcome, AddressStatus, IpCapabilities, IpProvider};
-use steadfast_core::metadata::{Key, Records, Version, Versioned, WriteOutcome};
+use steadfast_core::metadata::{Key, Records, Versioned, WriteOutcome};
 use steadfast_core::{Error, ErrorKind, Result};
 
 pub use range::{InvalidRange, LoopbackRange};
@@ -43,19 +45,40 @@ struct AddressRecord {
     /// Set by a repair that is about to remove it; whoever still means to use it clears this first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     condemned: bool,
+    /// Fields of a newer version, kept as they are.
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 /// `ip-owners/MEMBER`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct OwnerRecord {
     address: Ipv4Addr,
+    stage: Stage,
+    /// Fields of a newer version, kept as they are.
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// How far a member is with its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stage {
+    /// It tries to get it: if somebody else has it, it tries another.
+    Wanted,
+    /// It has it.
+    Had,
 }
 
 /// What became of the attempt to take one address.
 enum Taken {
-    Mine,
+    /// It was the owner's already.
+    Found,
+    /// It is the owner's now.
+    Made,
+    /// It is somebody else's.
     Elses,
-    /// The records changed meanwhile: look again.
+    /// The record changed meanwhile: look again.
     Changed,
 }
 
@@ -80,24 +103,26 @@ impl LoopbackAddresses {
     pub async fn repair(&self) -> Result<usize> {
         let mut removed = 0;
         for (key, found) in self.records.list::<AddressRecord>(&self.records.key(["ip"])?).await? {
-            if self.is_meant(&key, &found.body.owner).await? {
-                continue;
-            }
-            // Marked before the second look: who means to use it from here on clears the mark, and then the removal
-            // is refused.
-            let marked = AddressRecord { condemned: true, ..found.body };
-            let WriteOutcome::Applied(version) = self.records.update(&key, &marked, &found.version).await?
-            else {
-                continue;
-            };
-            if self.is_meant(&key, &marked.owner).await? {
-                continue;
-            }
-            if let WriteOutcome::Applied(_) = self.records.delete(&key, &version).await? {
-                removed += 1;
-            }
+            removed += usize::from(self.remove_unmeant(&key, found).await?);
         }
         Ok(removed)
+    }
+
+    /// Removes an address record if its owner is not meant to have the address; says whether it did.
+    async fn remove_unmeant(&self, key: &Key, found: Versioned<AddressRecord>) -> Result<bool> {
+        if self.is_meant(key, &found.body.owner).await? {
+            return Ok(false);
+        }
+        // Marked before the second look: who means to use it from here on clears the mark, and then the removal is
+        // refused.
+        let marked = AddressRecord { condemned: true, ..found.body };
+        let WriteOutcome::Applied(version) = self.records.update(key, &marked, &found.version).await? else {
+            return Ok(false);
+        };
+        if self.is_meant(key, &marked.owner).await? {
+            return Ok(false);
+        }
+        Ok(matches!(self.records.delete(key, &version).await?, WriteOutcome::Applied(_)))
     }
 
     /// Whether `owner` is meant to have the address at `key`.
@@ -107,34 +132,67 @@ impl LoopbackAddresses {
             .is_some_and(|record| key.segments().last() == Some(record.body.address.to_string().as_str())))
     }
 
-    /// Takes the address that `owner` is meant to have, if nobody else has it.
+    /// Takes an address for `owner`, if nobody else has it.
     async fn take(&self, owner: &MemberId, address: Ipv4Addr) -> Result<Taken> {
         let key = self.address_key(address.into())?;
-        match self.records.get::<AddressRecord>(&key).await? {
+        let written = match self.records.get::<AddressRecord>(&key).await? {
             Some(found) if found.body.owner != *owner => return Ok(Taken::Elses),
-            Some(found) if !found.body.condemned => return Ok(Taken::Mine),
+            Some(found) if !found.body.condemned => return Ok(Taken::Found),
             Some(found) => {
                 let kept = AddressRecord { condemned: false, ..found.body };
-                let written = self.records.update(&key, &kept, &found.version).await?;
-                return Ok(if matches!(written, WriteOutcome::Applied(_)) {
-                    Taken::Mine
-                } else {
-                    Taken::Changed
-                });
+                self.records.update(&key, &kept, &found.version).await?
             }
-            None => {}
-        }
-        let mine = AddressRecord { owner: owner.clone(), holder: None, condemned: false };
-        let WriteOutcome::Applied(version) = self.records.create(&key, &mine).await? else {
-            return Ok(Taken::Changed);
+            None => {
+                let owner = owner.clone();
+                let mine = AddressRecord { owner, holder: None, condemned: false, extra: Map::new() };
+                self.records.create(&key, &mine).await?
+            }
         };
-        // Another request for the same owner may have moved on to another address meanwhile.
-        if self.is_meant(&key, owner).await? {
-            return Ok(Taken::Mine);
+        Ok(if matches!(written, WriteOutcome::Applied(_)) { Taken::Made } else { Taken::Changed })
+    }
+
+    /// Confirms that the owner has the address it wanted; if it wants another by now, this one is given up.
+    async fn confirm(&self, owner: &MemberId, wanted: Versioned<OwnerRecord>) -> Result<Option<IpAddr>> {
+        let address = IpAddr::V4(wanted.body.address);
+        let had = OwnerRecord { stage: Stage::Had, ..wanted.body };
+        if let WriteOutcome::Applied(_) =
+            self.records.update(&self.owner_key(owner)?, &had, &wanted.version).await?
+        {
+            return Ok(Some(address));
         }
-        match self.records.delete(&key, &version).await? {
-            WriteOutcome::Applied(_) | WriteOutcome::Conflict => Ok(Taken::Changed),
+        let key = self.address_key(address)?;
+        if let Some(found) = self.records.get::<AddressRecord>(&key).await?
+            && found.body.owner == *owner
+        {
+            self.remove_unmeant(&key, found).await?;
         }
+        Ok(None)
+    }
+
+    /// Has `owner` want the next address that nobody has, instead of the one it could not get.
+    async fn want_another(&self, owner: &MemberId, before: Option<Versioned<OwnerRecord>>) -> Result<()> {
+        let key = self.owner_key(owner)?;
+        let Some(address) = self.next_free(owner).await? else {
+            if let Some(before) = before {
+                // An intent that can no longer come true; if it has changed meanwhile it is not ours to remove.
+                let _removed_or_changed = self.records.delete(&key, &before.version).await?;
+            }
+            let message = format!(
+                "all {} addresses of {} are allocated: widen the range",
+                self.range.len(),
+                self.range
+            );
+            return Err(self.refuse(ErrorKind::QuotaExceeded, "allocate", owner, message));
+        };
+        let stage = Stage::Wanted;
+        let _written_or_changed = match before {
+            Some(before) => {
+                let wanted = OwnerRecord { address, stage, ..before.body };
+                self.records.update(&key, &wanted, &before.version).await?
+            }
+            None => self.records.create(&key, &OwnerRecord { address, stage, extra: Map::new() }).await?,
+        };
+        Ok(())
     }
 
     /// The next address in the owner's order that nobody has.
@@ -175,20 +233,6 @@ impl LoopbackAddresses {
         }
     }
 
-    /// Writes down which address `owner` is meant to have.
-    async fn mean(
-        &self,
-        owner: &MemberId,
-        address: Ipv4Addr,
-        over: Option<&Version>,
-    ) -> Result<WriteOutcome> {
-        let (key, record) = (self.owner_key(owner)?, OwnerRecord { address });
-        match over {
-            Some(version) => self.records.update(&key, &record, version).await,
-            None => self.records.create(&key, &record).await,
-        }
-    }
-
     async fn owner(&self, owner: &MemberId) -> Result<Option<Versioned<OwnerRecord>>> {
         self.records.get(&self.owner_key(owner)?).await
     }
@@ -219,31 +263,22 @@ impl IpProvider for LoopbackAddresses {
     }
 
     async fn allocate(&self, owner: &MemberId, _zone: Option<&ZoneName>) -> Result<IpAddr> {
-        // Every turn that does not end here means that somebody else's write came first.
+        // Every turn that does not end here means that a step was made, by this request or another.
         loop {
-            let meant = self.owner(owner).await?;
-            if let Some(meant) = &meant {
-                match self.take(owner, meant.body.address).await? {
-                    Taken::Mine => return Ok(meant.body.address.into()),
-                    Taken::Changed => continue,
-                    Taken::Elses => {}
-                }
-            }
-            let Some(address) = self.next_free(owner).await? else {
-                if let Some(meant) = meant {
-                    // An intent that can no longer come true; if it has changed meanwhile it is not ours to remove.
-                    let _removed_or_changed =
-                        self.records.delete(&self.owner_key(owner)?, &meant.version).await?;
-                }
-                let message = format!(
-                    "all {} addresses of {} are allocated: widen the range",
-                    self.range.len(),
-                    self.range
-                );
-                return Err(self.refuse(ErrorKind::QuotaExceeded, "allocate", owner, message));
+            let Some(meant) = self.owner(owner).await? else {
+                self.want_another(owner, None).await?;
+                continue;
             };
-            match self.mean(owner, address, meant.as_ref().map(|meant| &meant.version)).await? {
-                WriteOutcome::Applied(_) | WriteOutcome::Conflict => {}
+            let address = meant.body.address;
+            match self.take(owner, address).await? {
+                Taken::Found if meant.body.stage == Stage::Had => return Ok(address.into()),
+                Taken::Found | Taken::Made => {
+                    if let Some(address) = self.confirm(owner, meant).await? {
+                        return Ok(address);
+                    }
+                }
+                Taken::Elses => self.want_another(owner, Some(meant)).await?,
+                Taken::Changed => {}
             }
         }
     }
@@ -277,30 +312,35 @@ impl IpProvider for LoopbackAddresses {
     }
 
     async fn release(&self, address: IpAddr, owner: &MemberId) -> Result<()> {
-        let key = self.address_key(address)?;
-        // The address first: a crash in between leaves an intent, which a repetition removes, and no address.
+        let (key, owner_key) = (self.address_key(address)?, self.owner_key(owner)?);
+        let mut given_back = false;
+        // Every turn that does not end here means that another request came in between: each confirms what it has
+        // made, and then the intent read before has changed.
         loop {
+            let meant = self.owner(owner).await?.filter(|meant| IpAddr::V4(meant.body.address) == address);
             match self.records.get::<AddressRecord>(&key).await? {
-                Some(found) if found.body.owner != *owner => {
+                Some(found) if found.body.owner == *owner && meant.is_none() => {
+                    self.remove_unmeant(&key, found).await?;
+                    continue;
+                }
+                Some(found) if found.body.owner == *owner => {
+                    match self.records.delete(&key, &found.version).await? {
+                        WriteOutcome::Applied(_) => given_back = true,
+                        WriteOutcome::Conflict => continue,
+                    }
+                }
+                Some(found) if meant.as_ref().is_none_or(|meant| meant.body.stage == Stage::Wanted) => {
+                    if given_back {
+                        return Ok(());
+                    }
                     let message = format!("it is allocated to {}, not to {owner}", found.body.owner);
                     return Err(self.refuse(ErrorKind::Stale, "release", address, message));
                 }
-                Some(found) => match self.records.delete(&key, &found.version).await? {
-                    WriteOutcome::Applied(_) => break,
-                    WriteOutcome::Conflict => {}
-                },
-                None => break,
+                Some(_) | None => {}
             }
-        }
-        loop {
-            match self.owner(owner).await? {
-                Some(meant) if IpAddr::V4(meant.body.address) == address => {
-                    match self.records.delete(&self.owner_key(owner)?, &meant.version).await? {
-                        WriteOutcome::Applied(_) => return Ok(()),
-                        WriteOutcome::Conflict => {}
-                    }
-                }
-                Some(_) | None => return Ok(()),
+            let Some(meant) = meant else { return Ok(()) };
+            if let WriteOutcome::Applied(_) = self.records.delete(&owner_key, &meant.version).await? {
+                return Ok(());
             }
         }
     }

@@ -79,7 +79,8 @@ impl DirectoryVolumes {
         // Another user can only pass through these folders, and only if the content is for another user.
         let mode = root.folder_mode();
         let made = files::make_folder(root.path(), mode)
-            .and_then(|()| files::make_folder(&root.staging(), mode))
+            .and_then(|()| root.open_way(root.path()))
+            .and_then(|()| files::make_folder(&root.staging(), 0o700))
             .and_then(|()| files::make_folder(&root.trash(), 0o700));
         made.map_err(|error| io_failure(&root, "open", root.path(), error).without_effect())?;
         Ok(DirectoryVolumes { root: Arc::new(root), environment })

@@ -130,6 +130,17 @@ async fn reach<H: OrchestratorHarness>(
     .await
 }
 
+/// Waits until a removed service is no longer listed.
+async fn gone<H: OrchestratorHarness>(harness: &H, orchestrator: &H::Backend, service: &ServiceName) {
+    soon("the end of the service", async {
+        while services(orchestrator).await.contains(service) {
+            harness.advance(orchestrator).await;
+            pause().await;
+        }
+    })
+    .await;
+}
+
 fn skips<H: OrchestratorHarness>(rule: &str, harness: &H, orchestrator: &H::Backend) -> bool {
     if !harness.runs() {
         skip(rule, orchestrator, "starts nothing by itself");
@@ -207,13 +218,7 @@ pub async fn an_applied_service_is_listed<H: OrchestratorHarness>(harness: &H) {
         assert_eq!(services(&orchestrator).await, BTreeSet::from([orders()]));
     }
     orchestrator.remove(&orders()).await.expect("a healthy backend removes");
-    soon("the end of the service", async {
-        while !services(&orchestrator).await.is_empty() {
-            harness.advance(&orchestrator).await;
-            pause().await;
-        }
-    })
-    .await;
+    gone(harness, &orchestrator, &orders()).await;
 }
 
 /// What was never applied has no tasks, and is no error.
@@ -331,13 +336,7 @@ pub async fn services_are_apart<H: OrchestratorHarness>(harness: &H) {
         reach(harness, &orchestrator, &[("orders-0", &node)]).await;
     }
     orchestrator.remove(&other.service).await.expect("a healthy backend removes");
-    soon("the end of the other service", async {
-        while services(&orchestrator).await.contains(&other.service) {
-            harness.advance(&orchestrator).await;
-            pause().await;
-        }
-    })
-    .await;
+    gone(harness, &orchestrator, &other.service).await;
     assert_eq!(services(&orchestrator).await, BTreeSet::from([orders()]));
     if harness.runs() {
         reach(harness, &orchestrator, &[("orders-0", &node)]).await;
@@ -379,11 +378,5 @@ pub async fn a_second_handle_sees_every_change<H: OrchestratorHarness>(harness: 
         reach(harness, &second, &[("orders-0", &node)]).await;
     }
     second.remove(&orders()).await.expect("a healthy backend removes");
-    soon("the end of the service", async {
-        while !services(&first).await.is_empty() {
-            harness.advance(&first).await;
-            pause().await;
-        }
-    })
-    .await;
+    gone(harness, &first, &orders()).await;
 }

@@ -110,9 +110,9 @@ impl MemoryVolumes {
     }
 
     fn room_on(&self, shelf: &Shelf, id: &VolumeId, node: &NodeName) -> Result<(), (ErrorKind, String)> {
-        let there = shelf.volumes.values().filter(|volume| volume.attachment.holder() == Some(node)).count();
+        let there = |volume: &&VolumeStatus| volume.attachment.holder() == Some(node);
         if let Some(limit) = self.capabilities.attach_limit
-            && there >= limit as usize
+            && shelf.volumes.values().filter(there).count() >= limit as usize
         {
             let message = format!("{node} has {limit} volumes, and takes no more");
             return Err((ErrorKind::QuotaExceeded, message));

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use steadfast_core::ids::{ClusterName, VolumeId, VolumeName};
 use steadfast_core::volume::{Attachment, VolumeSpec, VolumeStatus};
 use steadfast_core::{Error, ErrorKind, Observed, Result};
@@ -32,6 +33,9 @@ struct VolumeRecord {
     format: u32,
     spec: VolumeSpec,
     attachment: Attachment,
+    /// Fields of a newer version, kept as they are.
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 /// How one attempt under a lock ended.
@@ -196,8 +200,9 @@ impl Root {
             let message = format!("it belongs to the cluster {}", found.spec.cluster);
             return Err(Error::new(ErrorKind::AlreadyExists, self, "ensure", id, message).without_effect());
         }
-        let data = self.folder(id).join(DATA);
-        self.give_away(&data).map_err(|error| io_failure(self, "ensure", &data, error).without_effect())?;
+        let folder = self.folder(id);
+        self.give_away(&folder)
+            .map_err(|error| io_failure(self, "ensure", &folder, error).without_effect())?;
         Ok(true)
     }
 
@@ -205,8 +210,13 @@ impl Root {
         files::make_folder(staged, self.folder_mode())?;
         let data = staged.join(DATA);
         files::make_folder(&data, 0o700)?;
-        self.give_away(&data)?;
-        let record = VolumeRecord { format: FORMAT, spec: spec.clone(), attachment: Attachment::Free };
+        self.give_away(staged)?;
+        let record = VolumeRecord {
+            format: FORMAT,
+            spec: spec.clone(),
+            attachment: Attachment::Free,
+            extra: Map::new(),
+        };
         self.write_record(staged, &record)?;
         for lock in [LOCK, META_LOCK] {
             fs::write(staged.join(lock), b"")?;
@@ -215,11 +225,22 @@ impl Root {
         files::sync_folder(staged)
     }
 
-    /// Gives the content to the user it is for. Only its folder: what lies in it was made by that user.
-    fn give_away(&self, data: &Path) -> io::Result<()> {
+    /// Gives the content of `folder` to the user it is for, who must be able to pass through to it. Only the folders:
+    /// what lies in them was made by that user.
+    fn give_away(&self, folder: &Path) -> io::Result<()> {
         let Some(DataOwner { uid, gid }) = self.owner else { return Ok(()) };
-        let present = fs::metadata(data)?;
+        self.open_way(folder)?;
+        let data = folder.join(DATA);
+        let present = fs::metadata(&data)?;
         if (present.uid(), present.gid()) == (uid, gid) { Ok(()) } else { chown(data, Some(uid), Some(gid)) }
+    }
+
+    /// Lets the user that the content is for pass through `folder`, whatever the mask of this process is.
+    pub(super) fn open_way(&self, folder: &Path) -> io::Result<()> {
+        if self.owner.is_some() && fs::metadata(folder)?.mode() & 0o011 != 0o011 {
+            fs::set_permissions(folder, fs::Permissions::from_mode(self.folder_mode()))?;
+        }
+        Ok(())
     }
 
     /// The lock for changes of one volume; none if the volume does not exist.

@@ -102,6 +102,129 @@ async fn check_corrupt(volumes: &DirectoryVolumes, id: &VolumeId, record: &Path)
     }
 }
 
+/// What a crash in the middle of making or deleting a volume leaves is never seen as one, and the next call clears it.
+#[tokio::test]
+async fn what_a_crash_left_half_made_or_half_deleted_is_not_a_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let volumes = open(dir.path());
+    let id = DirectoryVolumes::volume_id(&"m1".parse().unwrap(), &"data".parse().unwrap()).unwrap();
+    let staged = dir.path().join("volumes/.staging").join(id.as_str());
+    let grave = dir.path().join("volumes/.trash").join(id.as_str());
+    for left in [staged.join("data"), grave.join("0/data")] {
+        fs::create_dir_all(&left).unwrap();
+        fs::write(left.join("old"), "old").unwrap();
+    }
+    fs::create_dir(dir.path().join("volumes/lost+found")).unwrap();
+    assert_eq!(volumes.describe(&id).await.unwrap(), None);
+    assert!(volumes.list(&spec("m1").cluster).await.unwrap().is_empty());
+    assert_eq!(volumes.ensure(&spec("m1")).await.unwrap(), id);
+    assert_eq!(fs::read_dir(volumes.data_path(&id)).unwrap().count(), 0, "nothing old is in it");
+    volumes.delete(&id).await.unwrap();
+    assert!(!grave.exists() && !staged.exists(), "deleting clears what an earlier deletion left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_process_that_holds_the_meta_lock_is_named_and_does_not_block_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = steadfast_core::testing::TestEnvironment::new(1).environment;
+    let volumes = DirectoryVolumes::open(dir.path(), environment).unwrap();
+    let id = volumes.ensure(&spec("m1")).await.unwrap();
+    let meta = volumes.folder(&id).join("meta.lock");
+    let stopped = Lock::try_exclusive(&meta).unwrap().unwrap();
+    let error = volumes.begin_attach(&id, &node("node-1")).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None));
+    assert!(error.to_string().contains(&format!("fuser {}", meta.display())), "{error}");
+    assert_eq!(attachment(&volumes, &id).await, (Attachment::Free, false), "looking needs no lock");
+    drop(stopped);
+    volumes.begin_attach(&id, &node("node-1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn fields_of_a_newer_version_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let volumes = open(dir.path());
+    let id = volumes.ensure(&spec("m1")).await.unwrap();
+    let path = volumes.folder(&id).join("volume.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["label"] = "gold".into();
+    fs::write(&path, record.to_string()).unwrap();
+    volumes.begin_attach(&id, &node("node-1")).await.unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(record["label"], "gold");
+    assert_eq!(record["attachment"]["Attached"], "node-1");
+}
+
+/// Several processes' worth of handles make, attach, detach and delete the same volumes: between a successful attach
+/// and the detach that ends it, nobody else attaches or deletes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn racing_processes_never_share_a_volume() {
+    use std::sync::Mutex;
+    let dir = tempfile::tempdir().unwrap();
+    let holders: Arc<Mutex<std::collections::BTreeMap<VolumeId, NodeName>>> = Arc::default();
+    let work = (0..4_u8).map(|n| {
+        let (volumes, holders) = (open(dir.path()), Arc::clone(&holders));
+        let (me, random) = (node(&format!("node-{n}")), steadfast_core::runtime::Entropy::from_seed([n; 32]));
+        tokio::spawn(async move {
+            let mut attached = 0;
+            for _ in 0..40 {
+                let id = volumes.ensure(&spec(&format!("m{}", random.u64() % 2))).await.unwrap();
+                match volumes.begin_attach(&id, &me).await {
+                    Ok(()) => {
+                        attached += 1;
+                        assert_eq!(holders.lock().unwrap().insert(id.clone(), me.clone()), None);
+                        assert_eq!(attachment(&volumes, &id).await.0, Attachment::Attached(me.clone()));
+                        assert_eq!(holders.lock().unwrap().remove(&id), Some(me.clone()));
+                        volumes.begin_detach(&id, &me).await.unwrap();
+                    }
+                    Err(error) => {
+                        assert!([ErrorKind::Busy, ErrorKind::NotFound].contains(&error.kind()), "{error:?}");
+                        assert_eq!(error.effect(), Effect::None);
+                    }
+                }
+                if random.u64().is_multiple_of(3)
+                    && let Err(error) = volumes.delete(&id).await
+                {
+                    assert_eq!((error.kind(), error.effect()), (ErrorKind::Busy, Effect::None), "{error:?}");
+                }
+            }
+            attached
+        })
+    });
+    let attached = futures::future::join_all(work.collect::<Vec<_>>()).await;
+    assert!(attached.into_iter().map(Result::unwrap).sum::<u32>() > 20);
+    assert_eq!(fs::read_dir(dir.path().join("volumes/.trash")).unwrap().count(), 0);
+}
+
+/// Where engines run as another user: the content is that user's, and that user gets at it. Only root can give it away.
+#[tokio::test]
+async fn the_content_belongs_to_the_user_it_is_for() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::process::CommandExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        println!("left out: the_content_belongs_to_the_user_it_is_for: only root can give files away");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let owner = DataOwner { uid: 65_534, gid: 65_534 };
+    let id = open(dir.path()).ensure(&spec("m1")).await.unwrap();
+    let volumes = DirectoryVolumes::open_for(dir.path(), environment(), Some(owner)).unwrap();
+    assert_eq!(volumes.ensure(&spec("m1")).await.unwrap(), id, "one that exists is given away as well");
+    let other = volumes.ensure(&spec("m2")).await.unwrap();
+    for id in [id, other] {
+        let data = volumes.data_path(&id);
+        let found = fs::metadata(&data).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (owner.uid, owner.gid, 0o700));
+        let touched = std::process::Command::new("touch")
+            .arg(data.join("mine"))
+            .uid(owner.uid)
+            .gid(owner.gid)
+            .status()
+            .unwrap();
+        assert!(touched.success());
+    }
+}
+
 mod conformance {
     use std::any::Any;
 

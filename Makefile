@@ -1,0 +1,36 @@
+# The words are the same for a person and for continuous integration.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help demo test bench fuzz docs install-engines install-test-deps
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+# A debug build: it is ready in a fraction of the time, and what the demonstration shows is waiting for disks and
+# engines, not for us. `make demo RELEASE=1` builds and shows what ships.
+demo: ## Kill a node under a database and watch the member come back as itself (KEEP=1 leaves it running)
+	@scripts/install-packages cc $(if $(ENGINE),$(ENGINE),redis postgresql)
+	cargo build --locked $(if $(RELEASE),--release) --package steadfast
+	@KEEP=$(KEEP) "$(TARGET)/$(if $(RELEASE),release,debug)/steadfast" demo $(if $(ENGINE),--engine $(ENGINE))
+
+test: install-test-deps ## Everything this machine permits, and a list of what it does not
+	@scripts/test
+
+bench: ## The benchmarks (results with the machine named: docs/benchmarks.md)
+	cargo bench --locked --workspace
+
+# FUZZ_SECONDS for each target; every failure prints the input that found it.
+fuzz: ## The fuzz targets, longer (FUZZ_SECONDS=600)
+	scripts/fuzz $(or $(FUZZ_SECONDS),600)
+
+docs: ## The documentation of the code
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
+
+install-engines:
+	@scripts/install-packages redis postgresql zookeeper
+
+install-test-deps:
+	@scripts/install-test-deps

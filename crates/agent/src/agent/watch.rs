@@ -1,0 +1,160 @@
+//! Which members are this node's business, and news of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use steadfast_core::error::Result;
+use steadfast_core::ids::MemberName;
+use steadfast_core::metadata::{Hint, Key};
+use steadfast_core::orchestrator::Assignment;
+
+use super::{AgentParts, Inbox, Node, lock};
+
+/// What a round of hints is about.
+#[derive(Debug, Default)]
+struct News {
+    /// Read every record of this node's members again.
+    everything: bool,
+    /// Look through all members for those that this node has not released: what hints would have told may be lost.
+    unreleased: bool,
+    assignments: bool,
+    services: BTreeSet<String>,
+}
+
+impl Node {
+    /// Keeps a task for each member that is assigned here, or that this node has not released. Ends never.
+    pub(super) async fn watch_assignments(self: &Arc<Self>) -> Result<()> {
+        let AgentParts { env, config, .. } = &self.parts;
+        let clock = env.clock();
+        let mut hints: Option<BoxStream<'static, Hint>> = None;
+        let mut news = News::all();
+        loop {
+            if hints.is_none() {
+                // Subscribed before reading, so that nothing falls in between.
+                hints = self.subscribe().await.ok();
+            }
+            let mut retry = None;
+            if let Err(error) = self.take_in(&news).await {
+                tracing::warn!(error = %error.chain(), "the assignments cannot be read");
+                retry = Some(Duration::from_millis(200));
+            }
+            news = if retry.is_some() { News::all() } else { News::default() };
+            let Some(stream) = &mut hints else {
+                clock.sleep(retry.unwrap_or(Duration::from_secs(1))).await;
+                news = News::all();
+                continue;
+            };
+            tokio::select! {
+                biased;
+                hint = stream.next() => match hint {
+                    Some(hint) => news.add(&self.parts.store, hint),
+                    None => {
+                        hints = None;
+                        news = News::all();
+                    }
+                },
+                () = clock.sleep(retry.unwrap_or(config.timers.resync)) => news.everything = true,
+            }
+        }
+    }
+
+    async fn subscribe(&self) -> Result<BoxStream<'static, Hint>> {
+        let AgentParts { store, config, .. } = &self.parts;
+        let records = store.records();
+        let mut streams = Vec::new();
+        for prefix in [
+            records.key(["tasks", config.node.as_str()])?,
+            records.key(["services"])?,
+            records.key(["members"])?,
+        ] {
+            streams.push(records.db().watch(&prefix).await?);
+        }
+        Ok(stream::select_all(streams).boxed())
+    }
+
+    async fn take_in(self: &Arc<Self>, news: &News) -> Result<()> {
+        if news.everything || news.assignments {
+            self.read_assignments(news.unreleased).await?;
+        }
+        let tasks: Vec<Arc<Inbox>> = lock(&self.tasks).values().cloned().collect();
+        for inbox in tasks {
+            if news.everything || news.services.contains(inbox.service.as_str()) {
+                inbox.tell(|told| told.stale = true);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_assignments(self: &Arc<Self>, unreleased: bool) -> Result<()> {
+        let AgentParts { store, config, .. } = &self.parts;
+        let assignments: BTreeMap<MemberName, Assignment> = store
+            .assignments(&config.node)
+            .await?
+            .into_iter()
+            .map(|found| (found.body.placement.member.clone(), found.body))
+            .collect();
+        for (member, assignment) in &assignments {
+            self.task(member, &assignment.service);
+        }
+        if unreleased {
+            // Also what an agent before this one has claimed and not given back.
+            for member in store.all_members().await? {
+                let member = member.body;
+                if member.unreleased.iter().any(|holder| holder.node == config.node) {
+                    self.task(&member.name, &member.service);
+                }
+            }
+        }
+        let tasks: Vec<(MemberName, Arc<Inbox>)> =
+            lock(&self.tasks).iter().map(|(name, inbox)| (name.clone(), Arc::clone(inbox))).collect();
+        for (member, inbox) in tasks {
+            let assignment = assignments.get(&member).cloned();
+            inbox.update(assignment);
+        }
+        Ok(())
+    }
+}
+
+impl Inbox {
+    fn update(&self, assignment: Option<Assignment>) {
+        let mut told = lock(&self.told);
+        if told.known && told.assignment == assignment {
+            return;
+        }
+        told.assignment = assignment;
+        told.known = true;
+        // A placement that has changed has changed the member's record, too.
+        told.stale = true;
+        drop(told);
+        self.wake.notify_one();
+    }
+}
+
+impl News {
+    fn all() -> Self {
+        News { everything: true, unreleased: true, ..News::default() }
+    }
+
+    fn add(&mut self, store: &steadfast_core::store::Store, hint: Hint) {
+        let Hint::Changed(key) = hint else {
+            *self = News::all();
+            return;
+        };
+        match relative(store, &key) {
+            Some(("tasks", _)) => self.assignments = true,
+            Some(("services" | "members", Some(service))) => {
+                self.services.insert(service.to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The first two segments of a key below the cluster's prefix.
+fn relative<'a>(store: &steadfast_core::store::Store, key: &'a Key) -> Option<(&'a str, Option<&'a str>)> {
+    let depth = store.records().key(["x"]).ok()?.segments().count() - 1;
+    let mut segments = key.segments().skip(depth);
+    Some((segments.next()?, segments.next()))
+}

@@ -1,0 +1,524 @@
+//! One member on this node: look, decide the next step, take it, say how it is; again and again.
+
+mod bring_up;
+mod data;
+mod decide;
+mod liveness;
+mod observe;
+mod restarts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_core::engine::{Engine, Peer, WantedRole};
+use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::ids::{Epoch, Incarnation, MemberName, RoleTerm};
+use steadfast_core::model::{
+    Leadership, Member, MemberPhase, MemberStatus, Reason, Role, RoleState, Service, SpecRevision,
+};
+use steadfast_core::orchestrator::Run;
+use steadfast_core::runtime::Moment;
+use steadfast_core::workflow::claim::ClaimProgress;
+
+use crate::agent::{AgentParts, Inbox, Node, Told};
+use crate::guard::{Ending, GuardExit, GuardStage, GuardStatus};
+use crate::guards::GuardState;
+use crate::host::MountedVolume;
+use decide::{Holding, Process, Step, View, Wanted};
+use liveness::Liveness;
+use restarts::Restarts;
+
+/// What is recorded of the member and its service.
+#[derive(Debug, Clone)]
+struct Known {
+    member: Member,
+    service: Service,
+    revision: Arc<SpecRevision>,
+}
+
+impl Known {
+    fn role(&self) -> Option<&RoleState> {
+        self.service.roles.get(&self.member.group)
+    }
+
+    fn is_led_by_us(&self) -> bool {
+        self.revision.blueprint.leadership == Leadership::Steadfast
+    }
+}
+
+/// What the records say, if anything is known.
+#[derive(Debug, Clone)]
+enum Records {
+    /// They could not be read yet.
+    Unknown,
+    /// The member has none.
+    Gone,
+    /// They say this.
+    Known(Box<Known>),
+}
+
+/// An engine that runs under a guard.
+#[derive(Debug)]
+struct Live {
+    incarnation: Incarnation,
+    engine: Arc<dyn Engine>,
+    peers: Vec<Peer>,
+    volumes: Vec<MountedVolume>,
+    liveness: Liveness,
+    /// The role it was last brought into, and when.
+    confirmed: Option<(RoleTerm, WantedRole, Moment)>,
+    /// When its disks were last looked at, and what was found.
+    disk: Option<(Moment, Option<(Reason, String)>)>,
+}
+
+/// The task of one member.
+#[derive(Debug)]
+pub(crate) struct MemberTask {
+    node: Arc<Node>,
+    name: MemberName,
+    inbox: Arc<Inbox>,
+    told: Told,
+    stale: bool,
+    records: Records,
+    live: Option<Live>,
+    status: MemberStatus,
+    restarts: Restarts,
+    silent_since: Option<Moment>,
+    exit_seen: Option<Incarnation>,
+    recorded: Option<(Epoch, MemberPhase)>,
+    unhealthy: Option<String>,
+    diverged: bool,
+    waits: u32,
+}
+
+impl MemberTask {
+    pub(crate) fn new(node: Arc<Node>, name: MemberName, inbox: Arc<Inbox>) -> Self {
+        MemberTask {
+            node,
+            name,
+            inbox,
+            told: Told::default(),
+            stale: true,
+            records: Records::Unknown,
+            live: None,
+            status: MemberStatus {
+                epoch: Epoch::default(),
+                generation: Default::default(),
+                revision: Default::default(),
+                incarnation: None,
+                phase: MemberPhase::Pending,
+                role: Role::Unknown,
+                role_term: RoleTerm::default(),
+                follows: None,
+                ready: false,
+                position: None,
+                lag: None,
+                restarts: 0,
+                blocked: None,
+            },
+            restarts: Restarts::default(),
+            silent_since: None,
+            exit_seen: None,
+            recorded: None,
+            unhealthy: None,
+            diverged: false,
+            waits: 0,
+        }
+    }
+
+    /// Runs until the member is no longer this node's business, or the agent stops. What runs goes on.
+    pub(crate) async fn run(mut self) {
+        let (node, inbox) = (Arc::clone(&self.node), Arc::clone(&self.inbox));
+        let clock = Arc::clone(node.parts.env.clock());
+        loop {
+            let pause = tokio::select! {
+                biased;
+                () = node.tasks_must_end() => return,
+                pause = self.pass() => pause,
+            };
+            let Some(pause) = pause else { return };
+            tokio::select! {
+                biased;
+                () = node.tasks_must_end() => return,
+                () = inbox.wake.notified() => {}
+                () = clock.sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One pass; gives how long to wait for the next one, or `None` at the end.
+    async fn pass(&mut self) -> Option<Duration> {
+        self.refresh().await;
+        let process = match self.look().await {
+            Ok(process) => process,
+            Err(error) => {
+                self.block_on(&error);
+                return Some(self.parts().config.timers.look);
+            }
+        };
+        let view = self.view(process);
+        let step = decide::next(&view);
+        tracing::trace!(member = %self.name, ?step, ?view, "next");
+        let pause = self.take_step(step, &view).await;
+        self.status.restarts = self.restarts.count();
+        if pause.is_some() {
+            self.node.publish(&self.name, &self.status);
+        }
+        pause
+    }
+
+    fn parts(&self) -> &AgentParts {
+        &self.node.parts
+    }
+
+    fn now(&self) -> Moment {
+        self.parts().env.clock().monotonic()
+    }
+
+    /// Reads the records, if they may have changed. What could not be read stays as it was.
+    async fn refresh(&mut self) {
+        let generation = self.wanted_generation();
+        self.told = self.inbox.take();
+        self.stale |= self.told.stale;
+        if !self.stale && !matches!(self.records, Records::Unknown) {
+            return;
+        }
+        match self.read().await {
+            Ok(records) => {
+                self.records = records;
+                self.stale = false;
+                if let Records::Known(known) = &self.records {
+                    let member = &known.member;
+                    self.recorded = Some((member.epoch, member.phase));
+                    self.status.epoch = member.epoch;
+                    self.status.revision = member.revision;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(member = %self.name, error = %error.chain(), "the records cannot be read");
+                self.stale = true;
+            }
+        }
+        if self.wanted_generation() > generation {
+            self.restarts.forgive();
+        }
+    }
+
+    async fn read(&self) -> Result<Records> {
+        let store = &self.parts().store;
+        let service = &self.inbox.service;
+        let (Some(member), Some(found)) =
+            (store.member(service, &self.name).await?, store.service(service).await?)
+        else {
+            return Ok(Records::Gone);
+        };
+        let (member, service) = (member.body, found.body);
+        let same = match &self.records {
+            Records::Known(known)
+                if known.revision.revision == member.revision
+                    && known.revision.service_id == member.service_id =>
+            {
+                Some(Arc::clone(&known.revision))
+            }
+            Records::Known(_) | Records::Unknown | Records::Gone => None,
+        };
+        let revision = match same {
+            Some(revision) => revision,
+            None => {
+                Arc::new(store.revision(&member.service_id, member.revision).await?.ok_or_else(|| {
+                    let subject = format!("revision {} of {}", member.revision, member.service);
+                    Error::new(ErrorKind::NotFound, "agent", "read", subject, "it is not there")
+                        .without_effect()
+                })?)
+            }
+        };
+        Ok(Records::Known(Box::new(Known { member, service, revision })))
+    }
+
+    /// What runs of the member. Takes in how the engine has ended.
+    async fn look(&mut self) -> Result<Process> {
+        let found = self.parts().guards.find(&self.name).await?;
+        let now = self.now();
+        if found != GuardState::Silent {
+            self.silent_since = None;
+        }
+        Ok(match found {
+            GuardState::Alive(status) => {
+                self.status.incarnation = status.engine_pid.map(|_| status.incarnation.clone());
+                self.status.generation = status.generation;
+                Process::Guarded(status)
+            }
+            GuardState::Silent => {
+                let since = *self.silent_since.get_or_insert(now);
+                Process::Silent(now.since(since) >= self.parts().config.timers.guard_silence)
+            }
+            GuardState::Orphans => Process::Orphans,
+            GuardState::Absent(exit) => {
+                self.gone();
+                if let Some(exit) = exit
+                    && self.exit_seen.as_ref() != Some(&exit.incarnation)
+                {
+                    self.exit_seen = Some(exit.incarnation.clone());
+                    self.note_exit(&exit).await;
+                }
+                Process::None
+            }
+        })
+    }
+
+    /// Nothing runs.
+    fn gone(&mut self) {
+        self.live = None;
+        self.unhealthy = None;
+        self.restarts.not_well();
+        self.status = MemberStatus {
+            incarnation: None,
+            ready: false,
+            role: Role::Unknown,
+            role_term: RoleTerm::default(),
+            follows: None,
+            lag: None,
+            ..self.status.clone()
+        };
+    }
+
+    async fn note_exit(&mut self, exit: &GuardExit) {
+        let now = self.now();
+        let timers = self.parts().config.timers;
+        let text = exit.ending.to_string();
+        let event = match &exit.ending {
+            _ if exit.requested => return,
+            Ending::Exited(_) | Ending::Signalled(_) => Some(Reason::EngineExited),
+            Ending::SelfFenced => Some(Reason::SelfFenced),
+            // The guard has waited already.
+            Ending::VolumeBusy { .. } => {
+                self.status.blocked = Some((Reason::VolumeBusy, text));
+                return;
+            }
+            Ending::EpochStale { .. } => {
+                self.status.blocked = Some((Reason::EpochStale, text.clone()));
+                self.stale = true;
+                None
+            }
+            Ending::NotStarted { reason, .. } => {
+                self.status.blocked = Some((reason.clone(), text.clone()));
+                None
+            }
+        };
+        self.restarts.ended(now, &timers);
+        if let Some(reason) = event {
+            self.record(MemberPhase::Starting, Some((reason, text))).await;
+        }
+    }
+
+    fn wanted_generation(&self) -> u64 {
+        match self.wanted() {
+            Wanted::Run(generation) => generation.0,
+            Wanted::Unknown | Wanted::Stop => 0,
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        let known = match &self.records {
+            _ if !self.told.known => return Wanted::Unknown,
+            Records::Unknown => return Wanted::Unknown,
+            Records::Gone => return Wanted::Stop,
+            Records::Known(known) => known,
+        };
+        let member = &known.member;
+        match &self.told.assignment {
+            Some(assignment)
+                if assignment.placement.run == Run::Started
+                    && member.run
+                    && member.placed_on.as_ref() == Some(&self.parts().config.node) =>
+            {
+                Wanted::Run(assignment.placement.generation.max(member.generation))
+            }
+            Some(_) | None => Wanted::Stop,
+        }
+    }
+
+    fn view(&self, process: Process) -> View {
+        let AgentParts { config, incarnation, .. } = self.parts();
+        let (holding, unreleased) = match &self.records {
+            Records::Unknown => (Holding::Unknown, false),
+            Records::Gone => (Holding::NotOurs, false),
+            Records::Known(known) => {
+                let member = &known.member;
+                let ours = member
+                    .holder
+                    .as_ref()
+                    .is_some_and(|holder| holder.node == config.node && &holder.incarnation == incarnation);
+                let unreleased = member.unreleased.iter().any(|holder| holder.node == config.node);
+                (if ours { Holding::Ours(member.epoch) } else { Holding::NotOurs }, unreleased)
+            }
+        };
+        View {
+            wanted: self.wanted(),
+            holding,
+            process,
+            unreleased,
+            assigned: self.told.assignment.is_some(),
+            may_start: self.restarts.delay(self.now()).is_zero(),
+            unhealthy: self.unhealthy.clone(),
+            diverged: self.diverged,
+        }
+    }
+
+    async fn take_step(&mut self, step: Step, view: &View) -> Option<Duration> {
+        let timers = self.parts().config.timers;
+        match step {
+            Step::Wait => Some(self.wait(view)),
+            Step::BringUp => Some(self.bring_up().await),
+            Step::Observe => match &view.process {
+                Process::Guarded(status) => Some(self.observe(&status.clone()).await),
+                Process::None | Process::Silent(_) | Process::Orphans => Some(timers.look),
+            },
+            Step::Stop => {
+                self.status.phase = MemberPhase::Stopping;
+                self.status.ready = false;
+                self.record(MemberPhase::Stopping, None).await;
+                if let Err(error) = self.parts().guards.stop(&self.name).await {
+                    self.block_on(&error);
+                }
+                Some(Duration::from_millis(10))
+            }
+            Step::Kill { why, engine_failed } => {
+                self.kill(why, engine_failed).await;
+                Some(Duration::ZERO)
+            }
+            Step::Release => Some(self.release().await),
+            Step::Forget => {
+                if let Err(error) = self.parts().guards.forget(&self.name).await {
+                    self.block_on(&error);
+                    return Some(timers.look);
+                }
+                None
+            }
+        }
+    }
+
+    /// How long to wait, and what for.
+    fn wait(&mut self, view: &View) -> Duration {
+        let timers = self.parts().config.timers;
+        match &view.process {
+            Process::Guarded(GuardStatus { stage: GuardStage::Locking, .. }) => Duration::from_millis(10),
+            Process::Guarded(GuardStatus { stage: GuardStage::Stopping | GuardStage::Killing, .. }) => {
+                Duration::from_millis(20)
+            }
+            Process::Guarded(_) | Process::Orphans => timers.look_closely,
+            Process::Silent(_) => {
+                self.status.ready = false;
+                self.status.blocked = Some((Reason::EngineUnhealthy, "its guard does not answer".to_owned()));
+                timers.look
+            }
+            Process::None if view.wanted == Wanted::Stop => {
+                self.status.phase = MemberPhase::Stopped;
+                self.status.blocked = None;
+                timers.resync
+            }
+            Process::None => {
+                let delay = self.restarts.delay(self.now());
+                self.status.phase = MemberPhase::Starting;
+                if self.restarts.is_loop() {
+                    let text = format!(
+                        "its engine has ended {} times; it is started again in {} s: steadfast logs {}",
+                        self.restarts.count(),
+                        delay.as_secs(),
+                        self.name
+                    );
+                    self.status.blocked = Some((Reason::CrashLoop, text));
+                }
+                delay.clamp(Duration::from_millis(10), timers.look)
+            }
+        }
+    }
+
+    async fn kill(&mut self, why: String, engine_failed: bool) {
+        let now = self.now();
+        let timers = self.parts().config.timers;
+        tracing::warn!(member = %self.name, %why, "guard and engine are killed");
+        match self.parts().guards.kill(&self.name).await {
+            Ok(()) => {
+                self.gone();
+                if engine_failed {
+                    self.restarts.ended(now, &timers);
+                }
+                self.record(MemberPhase::Starting, Some((Reason::EngineUnhealthy, why))).await;
+            }
+            Err(error) => self.block_on(&error),
+        }
+    }
+
+    async fn release(&mut self) -> Duration {
+        match self.node.claimant.release(&self.inbox.service, &self.name).await {
+            Ok(ClaimProgress::Prepared(member)) => {
+                if let Records::Known(known) = &mut self.records {
+                    known.member = member.body;
+                }
+                self.status.phase = MemberPhase::Stopped;
+                self.status.blocked = None;
+                self.stale = true;
+                Duration::ZERO
+            }
+            Ok(ClaimProgress::Waiting(reason, message)) => {
+                self.status.blocked = Some((reason, message));
+                self.growing_pause()
+            }
+            Ok(ClaimProgress::Lost(..)) => {
+                self.records = Records::Gone;
+                Duration::ZERO
+            }
+            Err(error) => {
+                self.block_on(&error);
+                self.growing_pause()
+            }
+        }
+    }
+
+    /// Records a phase, if it is not recorded already and the member is ours. What cannot be recorded now is
+    /// tried again with the next change.
+    async fn record(&mut self, phase: MemberPhase, event: Option<(Reason, String)>) {
+        let Records::Known(known) = &self.records else { return };
+        let epoch = known.member.epoch;
+        if event.is_none() && self.recorded == Some((epoch, phase)) {
+            return;
+        }
+        let claimant = &self.node.claimant;
+        match claimant.record_phase(&self.inbox.service, &self.name, epoch, phase, event).await {
+            Ok(true) => self.recorded = Some((epoch, phase)),
+            Ok(false) => self.stale = true,
+            Err(error) => {
+                tracing::debug!(member = %self.name, error = %error.chain(), "a phase cannot be recorded");
+            }
+        }
+    }
+
+    fn block_on(&mut self, error: &Error) {
+        self.status.blocked = Some((reason_of(error), error.message().to_owned()));
+    }
+
+    /// From quick to slow while nothing changes.
+    fn growing_pause(&mut self) -> Duration {
+        let pause = Duration::from_millis(20).saturating_mul(1 << self.waits.min(6));
+        self.waits = self.waits.saturating_add(1);
+        pause.min(self.parts().config.timers.look)
+    }
+}
+
+/// The code for an error: its own, if its message begins with one, as the engines' do.
+fn reason_of(error: &Error) -> Reason {
+    let code = error.message().split_once(": ").map(|(code, _)| code);
+    let own = code.and_then(|code| Reason::ALL.iter().find(|reason| reason.as_str() == code).cloned());
+    own.unwrap_or_else(|| match error.kind() {
+        ErrorKind::Throttled => Reason::Throttled,
+        ErrorKind::Denied => Reason::PermissionDenied,
+        ErrorKind::QuotaExceeded => Reason::QuotaReached,
+        ErrorKind::Unsupported => Reason::CapabilityMissing,
+        ErrorKind::Invalid => Reason::ConfigInvalid,
+        ErrorKind::Busy => Reason::VolumeBusy,
+        ErrorKind::Internal => Reason::Internal,
+        _ if error.backend() == "guards" || error.backend() == "agent" => Reason::EngineUnhealthy,
+        _ => Reason::StoreUnavailable,
+    })
+}

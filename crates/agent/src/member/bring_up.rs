@@ -1,0 +1,372 @@
+//! From an assignment to a started engine: claim, look at the data, prepare it, start the guard.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use steadfast_core::engine::{EngineContext, Peer, WantedRole};
+use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::ids::VolumeName;
+use steadfast_core::model::{Member, MemberPhase, Reason, Role};
+use steadfast_core::workflow::claim::ClaimProgress;
+
+use super::data::{self, DataStep, DataView, wanted_role};
+use super::decide::Wanted;
+use super::{Known, MemberTask, Records, reason_of};
+use crate::guard::{GuardSpec, LogSpec};
+use crate::host::{MountedVolume, Outcome, PrepareJob, VolumeFacts};
+use crate::seams::MadeEngine;
+
+/// Why the engine is not started yet.
+pub(super) struct Held {
+    reason: Reason,
+    message: String,
+    /// Whether trying again soon may help; otherwise the delay of a restart applies.
+    soon: bool,
+}
+
+impl From<Error> for Held {
+    fn from(error: Error) -> Self {
+        Held { reason: reason_of(&error), message: error.message().to_owned(), soon: true }
+    }
+}
+
+/// What is known of an engine that is about to be started, or was found running.
+pub(super) struct Setting {
+    pub(super) definition: Value,
+    pub(super) context: EngineContext,
+    pub(super) volumes: Vec<MountedVolume>,
+}
+
+const LOG_BYTES: u64 = 16 * 1024 * 1024;
+const LOGS_KEPT: u32 = 4;
+
+impl MemberTask {
+    /// Does what can be done now; gives how long to wait before the next pass.
+    pub(super) async fn bring_up(&mut self) -> Duration {
+        match self.try_bring_up().await {
+            Ok(()) => {
+                self.waits = 0;
+                self.diverged = false;
+                self.status.blocked = None;
+                Duration::ZERO
+            }
+            Err(Held { reason, message, soon }) => {
+                tracing::debug!(member = %self.name, %reason, %message, "not started yet");
+                self.status.blocked = Some((reason, message));
+                if soon {
+                    return self.growing_pause();
+                }
+                let (now, timers) = (self.now(), self.parts().config.timers);
+                self.restarts.ended(now, &timers);
+                timers.look_closely
+            }
+        }
+    }
+
+    async fn try_bring_up(&mut self) -> Result<(), Held> {
+        // Asked for before anything is started: an engine must not begin under a lease that has ended.
+        let lease_until_ms = self.lease()?;
+        self.claim().await?;
+        let Records::Known(known) = &self.records else {
+            return Err(held(Reason::StoreUnavailable, "the records are not known"));
+        };
+        let known = known.clone();
+        self.status.epoch = known.member.epoch;
+        let setting = self.setting(&known).await?;
+        let job = self.job(&known, &setting).await?;
+        let outcome = self.prepare(&job).await?;
+        self.note_prepared(&known, &outcome).await?;
+        self.check_ports(&setting).await?;
+        let made = self.parts().engines.engine(&setting.definition, setting.context.clone())?;
+        let spec = self.guard_spec(&known, &setting, &made, lease_until_ms)?;
+        self.parts().guards.start(&spec).await?;
+        self.status.phase = MemberPhase::Starting;
+        self.status.generation = spec.generation;
+        self.status.revision = known.member.revision;
+        self.record(MemberPhase::Starting, None).await;
+        self.begin_live(spec.incarnation, made.engine, setting);
+        Ok(())
+    }
+
+    fn lease(&self) -> Result<Option<u64>, Held> {
+        self.node.lease_end().map_err(|(reason, message)| Held { reason, message, soon: true })
+    }
+
+    async fn claim(&mut self) -> Result<(), Held> {
+        self.status.phase = MemberPhase::Claiming;
+        match self.node.claimant.advance(&self.inbox.service, &self.name).await? {
+            ClaimProgress::Prepared(member) => {
+                if let Records::Known(known) = &mut self.records {
+                    self.recorded = Some((member.body.epoch, member.body.phase));
+                    known.member = member.body;
+                }
+                self.status.phase = MemberPhase::Prepared;
+                Ok(())
+            }
+            ClaimProgress::Waiting(reason, message) => Err(held(reason, message)),
+            ClaimProgress::Lost(reason, message) => {
+                self.stale = true;
+                Err(held(reason, message))
+            }
+        }
+    }
+
+    /// Everything the engine has to know, as it is now.
+    pub(super) async fn setting(&self, known: &Known) -> Result<Setting, Held> {
+        let parts = self.parts();
+        let member = &known.member;
+        let volumes = self.volumes(member).await?;
+        let peers = self.peers(known).await?;
+        let me = peers.iter().find(|peer| peer.name == self.name).cloned();
+        let me = me.ok_or_else(|| held(Reason::StoreUnavailable, "the member has no record"))?;
+        let blueprint = &known.revision.blueprint;
+        let context = EngineContext {
+            cluster: parts.store.cluster().clone(),
+            service: member.service.clone(),
+            group: member.group.clone(),
+            member: me,
+            peers,
+            node: parts.config.node.clone(),
+            zone: parts.config.zone.clone(),
+            epoch: member.epoch,
+            durability: known.revision.spec.durability,
+            options: known.revision.options.clone(),
+            ports: blueprint.ports.iter().map(|port| (port.name.clone(), port.port)).collect(),
+            volumes: volumes.iter().map(|volume| (volume.name.clone(), volume.data())).collect(),
+            run_dir: parts.dir.run(&self.name),
+            secrets: parts.secrets.secrets(&member.service_id, &self.name).await?,
+        };
+        let definition = parts.engines.definition(&known.revision).await?;
+        Ok(Setting { definition, context, volumes })
+    }
+
+    async fn volumes(&self, member: &Member) -> Result<Vec<MountedVolume>, Held> {
+        let mut found = Vec::new();
+        for binding in &member.volumes {
+            let name: &VolumeName = &binding.name;
+            let status = match &binding.id {
+                Some(id) => self.parts().backends.volumes.describe(id).await?,
+                None => None,
+            };
+            let folder = status.and_then(|status| status.device).ok_or_else(|| {
+                held(Reason::VolumeAttaching, format!("volume {name} cannot be found on this node"))
+            })?;
+            found.push(MountedVolume { name: name.clone(), folder });
+        }
+        Ok(found)
+    }
+
+    /// The members of the group, by ordinal. One that has no record yet has no address.
+    async fn peers(&self, known: &Known) -> Result<Vec<Peer>, Held> {
+        let parts = self.parts();
+        let members: BTreeMap<_, _> = parts
+            .store
+            .members(&known.member.service)
+            .await?
+            .into_iter()
+            .map(|found| (found.body.name.clone(), found.body))
+            .collect();
+        let names = known.service.member_names().filter(|(group, ..)| **group == known.member.group);
+        let mut peers = Vec::new();
+        for (_, ordinal, name) in names {
+            let host = parts.backends.zone.child(&name).map_err(|error| {
+                Error::new(ErrorKind::Invalid, "agent", "name", &name, error).without_effect()
+            })?;
+            let address = members.get(&name).and_then(|member| member.address.as_ref());
+            peers.push(Peer {
+                host: host.to_string(),
+                ordinal,
+                address: address.map(|binding| binding.address),
+                name,
+            });
+        }
+        Ok(peers)
+    }
+
+    /// What is to be done to the data; nothing is touched yet.
+    async fn job(&self, known: &Known, setting: &Setting) -> Result<PrepareJob, Held> {
+        let parts = self.parts();
+        let mut found: Vec<(MountedVolume, VolumeFacts)> = Vec::new();
+        for volume in &setting.volumes {
+            let facts = parts.host.volume(volume).await.map_err(|(reason, message)| Held {
+                reason,
+                message,
+                soon: false,
+            })?;
+            found.push((volume.clone(), facts));
+        }
+        let serving_leader = self.serving_leader(known, &setting.context.peers).await?;
+        let step = data::decide(&DataView {
+            member: &known.member,
+            volumes: &found,
+            leadership: known.revision.blueprint.leadership,
+            topology: known.revision.blueprint.topology,
+            bootstrapped: known.service.bootstrapped,
+            role: known.role(),
+            serving_leader: serving_leader.as_ref(),
+        });
+        let first = match step {
+            DataStep::Keep => None,
+            DataStep::Make(first) => Some(first),
+            DataStep::Wait(reason, message) => return Err(held(reason, message)),
+            DataStep::Refuse(reason, message) => return Err(Held { reason, message, soon: false }),
+        };
+        let wanted = if known.is_led_by_us() {
+            wanted_role(&self.name, &setting.context.peers, known.role())
+        } else {
+            WantedRole::Fenced
+        };
+        Ok(PrepareJob {
+            definition: setting.definition.clone(),
+            context: setting.context.clone(),
+            member: known.member.id.clone(),
+            service: known.member.service_id.clone(),
+            volumes: setting.volumes.clone(),
+            guard_lock: parts.dir.guard_lock(&self.name),
+            lock_wait_ms: millis(parts.config.timers.lock_wait),
+            first,
+            wanted,
+        })
+    }
+
+    /// The leader, if its agent says that it serves. Asked only by members that need it.
+    async fn serving_leader(&self, known: &Known, peers: &[Peer]) -> Result<Option<Peer>, Held> {
+        let leader = known.role().and_then(|role| role.leader.as_ref());
+        let Some(leader) = leader.filter(|leader| **leader != self.name) else { return Ok(None) };
+        if known.member.initialised.is_some() {
+            return Ok(None);
+        }
+        let store = &self.parts().store;
+        let holder = store.member(&known.member.service, leader).await?.and_then(|found| found.body.holder);
+        let Some(holder) = holder else { return Ok(None) };
+        let status = store.node_status(&holder.node).await?;
+        let serves = status.is_some_and(|status| {
+            status.body.incarnation == holder.incarnation
+                && status.body.members.get(leader).is_some_and(|status| {
+                    status.epoch == holder.epoch && status.ready && status.role == Role::Primary
+                })
+        });
+        Ok(peers.iter().find(|peer| serves && peer.name == *leader).cloned())
+    }
+
+    /// Prepares the data. Given up when the member is no longer wanted here.
+    async fn prepare(&mut self, job: &PrepareJob) -> Result<Outcome, Held> {
+        if job.first.is_some() {
+            self.status.blocked = Some((Reason::BootstrapRunning, "its first data is being made".to_owned()));
+            self.node.publish(&self.name, &self.status);
+        }
+        let (host, inbox) = (Arc::clone(&self.parts().host), Arc::clone(&self.inbox));
+        let mut work = host.prepare(job);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut work => return outcome.map_err(not_prepared),
+                () = inbox.wake.notified() => {
+                    self.refresh().await;
+                    if !matches!(self.wanted(), Wanted::Run(_)) {
+                        return Err(held(Reason::StopRequested, "it is no longer wanted here"));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn note_prepared(&mut self, known: &Known, outcome: &Outcome) -> Result<(), Held> {
+        let claimant = &self.node.claimant;
+        let (service, epoch) = (&known.member.service, known.member.epoch);
+        if known.member.initialised.is_none() {
+            let version = &outcome.engine_version;
+            if !claimant.record_initialised(service, &self.name, epoch, version).await? {
+                self.stale = true;
+                return Err(held(Reason::EpochStale, "the member was claimed by somebody else"));
+            }
+            self.stale = true;
+        }
+        for remark in &outcome.remarks {
+            self.record(MemberPhase::Prepared, Some(remark.clone())).await;
+        }
+        Ok(())
+    }
+
+    async fn check_ports(&self, setting: &Setting) -> Result<(), Held> {
+        let context = &setting.context;
+        let Some(address) = context.member.address else { return Ok(()) };
+        let taken = self.parts().host.ports_taken(address, &context.ports).await;
+        match taken.first() {
+            None => Ok(()),
+            Some(port) => Err(Held {
+                reason: Reason::PortInUse,
+                message: format!(
+                    "port {port} of {address} is taken on {}; see by whom with: ss -ltnp 'sport = :{port}'",
+                    context.node
+                ),
+                soon: false,
+            }),
+        }
+    }
+
+    fn guard_spec(
+        &self,
+        known: &Known,
+        setting: &Setting,
+        made: &MadeEngine,
+        lease_until_ms: Option<u64>,
+    ) -> Result<GuardSpec, Held> {
+        let parts = self.parts();
+        let incarnation = parts.env.entropy().token().parse().map_err(|error| {
+            Error::new(ErrorKind::Internal, "agent", "start", &self.name, error).without_effect()
+        })?;
+        let generation = match self.wanted() {
+            Wanted::Run(generation) => generation,
+            Wanted::Stop | Wanted::Unknown => known.member.generation,
+        };
+        let (stop_signal, stop_grace_ms) = made.engine.stop();
+        Ok(GuardSpec {
+            member: self.name.clone(),
+            service: known.member.service.clone(),
+            node: parts.config.node.clone(),
+            epoch: known.member.epoch,
+            generation,
+            incarnation,
+            command: made.engine.start_command()?,
+            run_as: made.run_as,
+            machine_lock: Some(parts.dir.machine_lock()),
+            guard_lock: parts.dir.guard_lock(&self.name),
+            volumes: setting.volumes.iter().map(MountedVolume::guarded).collect(),
+            lock_wait_ms: millis(parts.config.timers.lock_wait),
+            control: parts.dir.control(&self.name),
+            exit: parts.dir.exit(&self.name),
+            log: LogSpec {
+                folder: parts.config.logs.join(self.name.as_str()),
+                max_bytes: LOG_BYTES,
+                keep: LOGS_KEPT,
+            },
+            stop_signal,
+            stop_grace_ms,
+            lease_until_ms,
+        })
+    }
+}
+
+pub(super) fn held(reason: Reason, message: impl Into<String>) -> Held {
+    Held { reason, message: message.into(), soon: true }
+}
+
+impl Held {
+    pub(super) fn into_blocked(self) -> (Reason, String) {
+        (self.reason, self.message)
+    }
+}
+
+/// A preparation that failed is an attempt to start, and is repeated with growing delay; but a volume that
+/// somebody else still uses is only waited for.
+fn not_prepared(error: Error) -> Held {
+    let soon = error.kind() == ErrorKind::Busy;
+    Held { soon, ..Held::from(error) }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,226 @@
+//! A running engine: looked at, brought into its role, and told about.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_core::engine::{Engine, EngineView, WantedRole};
+use steadfast_core::error::{Error, ErrorKind};
+use steadfast_core::ids::Incarnation;
+use steadfast_core::model::{MemberPhase, Reason, Role};
+
+use super::bring_up::Setting;
+use super::data::wanted_role;
+use super::{Known, Live, Liveness, MemberTask, Records};
+use crate::guard::GuardStatus;
+
+/// How often a role is confirmed anew although nothing seems to have changed.
+const CONFIRM_AGAIN: Duration = Duration::from_secs(30);
+/// How long a change of role may take before it is tried again.
+const ROLE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often disks are looked at.
+const LOOK_AT_DISKS: Duration = Duration::from_secs(5);
+
+impl MemberTask {
+    /// One look at the engine; gives how long to wait for the next one.
+    pub(super) async fn observe(&mut self, guard: &GuardStatus) -> Duration {
+        let timers = self.parts().config.timers;
+        let Records::Known(known) = &self.records else { return timers.look };
+        let known = known.clone();
+        self.status.epoch = guard.epoch;
+        if self.live.as_ref().is_none_or(|live| live.incarnation != guard.incarnation)
+            && !self.adopt(&known, guard).await
+        {
+            return timers.look;
+        }
+        let mut view = self.see().await;
+        let start = Duration::from_millis(known.revision.blueprint.start_deadline_ms);
+        if let Some(live) = &mut self.live
+            && let Some(complaint) = live.liveness.complaint(start, timers.liveness)
+        {
+            self.unhealthy = Some(complaint);
+            self.status.ready = false;
+            return Duration::ZERO;
+        }
+        let mut blocked = None;
+        if known.is_led_by_us() && view.alive && view.recovering.is_none() {
+            match self.lead(&known, &view).await {
+                Ok(true) => view = self.see().await,
+                Ok(false) => {}
+                Err(problem) => blocked = Some(problem),
+            }
+        }
+        self.tell(&view, &known, blocked).await;
+        if self.status.ready { timers.look } else { timers.look_closely }
+    }
+
+    /// Takes over an engine that an earlier agent has started; `false`: not possible yet.
+    async fn adopt(&mut self, known: &Known, guard: &GuardStatus) -> bool {
+        let made = match self.setting(known).await {
+            Ok(setting) => self
+                .parts()
+                .engines
+                .engine(&setting.definition, setting.context.clone())
+                .map(|made| (made, setting)),
+            Err(held) => {
+                self.status.blocked = Some(held.into_blocked());
+                return false;
+            }
+        };
+        match made {
+            Ok((made, setting)) => {
+                self.status.phase = known.member.phase;
+                self.begin_live(guard.incarnation.clone(), made.engine, setting);
+                true
+            }
+            Err(error) => {
+                self.block_on(&error);
+                false
+            }
+        }
+    }
+
+    pub(super) fn begin_live(&mut self, incarnation: Incarnation, engine: Arc<dyn Engine>, setting: Setting) {
+        self.unhealthy = None;
+        self.live = Some(Live {
+            incarnation,
+            engine,
+            peers: setting.context.peers,
+            volumes: setting.volumes,
+            liveness: Liveness::default(),
+            confirmed: None,
+            disk: None,
+        });
+    }
+
+    /// What the engine says of itself. One that does not answer in time says nothing.
+    async fn see(&mut self) -> EngineView {
+        let timers = self.parts().config.timers;
+        let Some(live) = &self.live else { return EngineView::default() };
+        let engine = Arc::clone(&live.engine);
+        let env = &self.parts().env;
+        let view = env.timeout(timers.answer, engine.observe()).await.unwrap_or_default();
+        let now = self.now();
+        if let Some(live) = &mut self.live {
+            live.liveness.saw(now, &view, timers.answer + timers.look * 2);
+        }
+        view
+    }
+
+    /// Brings the engine into the role that the records want. `true`: something may have changed.
+    async fn lead(&mut self, known: &Known, view: &EngineView) -> Result<bool, (Reason, String)> {
+        let now = self.now();
+        let Some(live) = &self.live else { return Ok(false) };
+        let wanted = wanted_role(&self.name, &live.peers, known.role());
+        let as_confirmed = live.confirmed.as_ref().is_some_and(|(term, role, at)| {
+            known.role().is_some_and(|state| state.term == *term)
+                && *role == wanted
+                && now.since(*at) < CONFIRM_AGAIN
+        });
+        if as_confirmed && is_in(view, &wanted) {
+            return Ok(false);
+        }
+        let (engine, peers) = (Arc::clone(&live.engine), live.peers.clone());
+        // Right before: what was read earlier may have been overtaken.
+        let store = &self.parts().store;
+        let fresh = store.service(&self.inbox.service).await.map_err(|error| {
+            let text = format!("the role cannot be confirmed: {}", error.message());
+            (Reason::StoreUnavailable, text)
+        })?;
+        let Some(service) = fresh.map(|found| found.body).filter(|service| service.id == known.service.id)
+        else {
+            self.stale = true;
+            return Err((Reason::RoleTermStale, "the service is gone".to_owned()));
+        };
+        let Some(role) = service.roles.get(&known.member.group).cloned() else {
+            return Err((Reason::RoleTermStale, "nobody leads yet".to_owned()));
+        };
+        let wanted = wanted_role(&self.name, &peers, Some(&role));
+        if let Records::Known(known) = &mut self.records {
+            known.service = service;
+        }
+        let done = self.parts().env.timeout(ROLE_PATIENCE, engine.assume(&wanted)).await;
+        let confirmed_at = self.now();
+        let Some(live) = &mut self.live else { return Ok(false) };
+        live.confirmed = None;
+        match done {
+            Some(Ok(())) => {
+                live.confirmed = Some((role.term, wanted, confirmed_at));
+                Ok(true)
+            }
+            Some(Err(error)) => {
+                if has_diverged(&error) {
+                    self.diverged = true;
+                }
+                Err((super::reason_of(&error), error.message().to_owned()))
+            }
+            None => Err((Reason::EngineUnhealthy, "a change of role takes too long".to_owned())),
+        }
+    }
+
+    /// Puts what was seen into the status, and records that the member serves.
+    async fn tell(&mut self, view: &EngineView, known: &Known, blocked: Option<(Reason, String)>) {
+        let disk = self.look_at_disks().await;
+        let Some(live) = &self.live else { return };
+        let term = live.confirmed.as_ref().map(|(term, ..)| *term);
+        let in_role = match (&live.confirmed, known.is_led_by_us()) {
+            (_, false) => true,
+            (Some((_, wanted, _)), true) => *wanted != WantedRole::Fenced && is_in(view, wanted),
+            (None, true) => false,
+        };
+        let follows = view.follows.and_then(|address| {
+            live.peers.iter().find(|peer| peer.address == Some(address)).map(|peer| peer.name.clone())
+        });
+        let recovering = view
+            .recovering
+            .map(|progress| (Reason::EngineRecovering, format!("the engine recovers; it is at {progress}")));
+        self.status.role = view.role;
+        self.status.role_term = term.unwrap_or_default();
+        self.status.follows = follows;
+        self.status.ready = view.alive && view.ready && in_role;
+        self.status.position = view.position.or(self.status.position);
+        self.status.lag = view.lag;
+        self.status.blocked = disk.or_else(|| view.problem.clone()).or(blocked).or(recovering);
+        let (now, timers) = (self.now(), self.parts().config.timers);
+        if self.status.ready {
+            self.restarts.well(now, &timers);
+            self.status.phase = MemberPhase::Serving;
+            self.record(MemberPhase::Serving, None).await;
+        } else {
+            self.restarts.not_well();
+        }
+    }
+
+    async fn look_at_disks(&mut self) -> Option<(Reason, String)> {
+        let now = self.now();
+        let host = Arc::clone(&self.parts().host);
+        let live = self.live.as_mut()?;
+        if let Some((at, found)) = &live.disk
+            && now.since(*at) < LOOK_AT_DISKS
+        {
+            return found.clone();
+        }
+        let mut found = None;
+        for volume in &live.volumes {
+            found = found.or(host.disk(&volume.folder).await);
+        }
+        live.disk = Some((now, found.clone()));
+        found
+    }
+}
+
+/// Whether the engine is in a role, by its own word.
+fn is_in(view: &EngineView, wanted: &WantedRole) -> bool {
+    match wanted {
+        WantedRole::Primary { .. } => view.role == Role::Primary,
+        WantedRole::Follow(peer) => {
+            view.role == Role::Replica && (view.follows.is_none() || view.follows == peer.address)
+        }
+        WantedRole::Fenced => view.role != Role::Primary,
+    }
+}
+
+/// Whether the engine's history has left that of the member it shall follow: it has to be stopped and its data
+/// brought into line.
+fn has_diverged(error: &Error) -> bool {
+    error.kind() == ErrorKind::Stale && error.operation() == "follow diverged"
+}

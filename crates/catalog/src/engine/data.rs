@@ -1,0 +1,174 @@
+//! A member's data: made whole or not at all, checked before every start, brought back into line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use steadfast_core::engine::{Peer, WantedRole};
+use steadfast_core::model::Reason;
+use steadfast_core::{ErrorKind, Result};
+
+use super::command::end_orphan;
+use super::steps::Extras;
+use super::{BlueprintEngine, files, major_matches};
+use crate::context::Context;
+use crate::failure::coded;
+use crate::format::Step;
+
+/// Where data is made before it takes the data folder's name.
+const PARTIAL: &str = ".partial";
+/// Where old data waits until its new copy is in place.
+const ASIDE: &str = ".aside";
+
+impl BlueprintEngine {
+    /// Makes the data folder by these steps, unless it is complete already.
+    pub(super) async fn make_data(
+        &self,
+        operation: &'static str,
+        steps: &[Step],
+        from: Option<&Peer>,
+    ) -> Result<()> {
+        let context = self.context()?;
+        let dir = self.settle_folders(operation, &context).await?;
+        if dir.join(&self.definition.format().data.complete).exists() {
+            return Ok(());
+        }
+        self.clear_incomplete(operation, &dir)?;
+        let partial = files::with_suffix(&dir, PARTIAL);
+        self.fill(operation, steps, from, &partial).await?;
+        self.io(operation, &dir, files::rename(&partial, &dir)).map(drop)
+    }
+
+    /// Checks data before a start, and brings it into line.
+    pub(super) async fn bring_into_line(&self, wanted: &WantedRole) -> Result<Vec<(Reason, String)>> {
+        const OPERATION: &str = "reconcile";
+        let context = self.context()?;
+        let dir = self.settle_folders(OPERATION, &context).await?;
+        self.check_present(OPERATION, &dir)?;
+        self.check_version(OPERATION, &dir)?;
+        let mut extras = Extras::default();
+        if let WantedRole::Follow(target) = wanted {
+            extras.target = Some(target);
+        }
+        self.steps("prepare", &self.definition.format().actions.before_start, &mut Extras::default()).await?;
+        Ok(Vec::new())
+    }
+
+    /// Ends a helper that outlived an earlier agent and undoes what that agent left half done.
+    async fn settle_folders(&self, operation: &'static str, context: &Context) -> Result<PathBuf> {
+        let dir = PathBuf::from(context.text("data_dir"));
+        let record = self.helper_record(context);
+        end_orphan(&self.host.environment, &record)
+            .await
+            .map_err(|error| self.disk(operation, &record, error))?;
+        let aside = files::with_suffix(&dir, ASIDE);
+        if aside.exists() {
+            if dir.exists() {
+                // The new copy is in place.
+                files::remove_folder(&aside).await.map_err(|error| self.disk(operation, &aside, error))?;
+            } else {
+                self.io(operation, &dir, files::rename(&aside, &dir))?;
+            }
+        }
+        let partial = files::with_suffix(&dir, PARTIAL);
+        files::remove_folder(&partial).await.map_err(|error| self.disk(operation, &partial, error))?;
+        Ok(dir)
+    }
+
+    /// Runs the steps that make data in the folder `partial`.
+    async fn fill(
+        &self,
+        operation: &'static str,
+        steps: &[Step],
+        from: Option<&Peer>,
+        partial: &Path,
+    ) -> Result<()> {
+        self.io(operation, partial, files::make_folder(partial, self.host.user))?;
+        let mut extras = Extras { dir: Some(partial), target: from, ..Extras::default() };
+        self.steps(operation, steps, &mut extras).await?;
+        let complete = &self.definition.format().data.complete;
+        if partial.join(complete).exists() {
+            Ok(())
+        } else {
+            Err(self.failed(
+                ErrorKind::Internal,
+                operation,
+                format_args!("the steps ended without {complete}: the blueprint is wrong"),
+            ))
+        }
+    }
+
+    /// Removes a data folder that holds configuration files at most. Anything else may be somebody's data.
+    fn clear_incomplete(&self, operation: &'static str, dir: &Path) -> Result<()> {
+        use steadfast_core::engine::Engine as _;
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.disk(operation, dir, error)),
+        };
+        let ours: Vec<PathBuf> = self.config()?.into_iter().map(|file| file.path).collect();
+        for entry in entries {
+            let path = entry.map_err(|error| self.disk(operation, dir, error))?.path();
+            if !ours.contains(&path) {
+                return Err(coded(
+                    ErrorKind::Corrupt,
+                    &Reason::VolumeCorrupt,
+                    self.definition.name(),
+                    operation,
+                    self.subject(),
+                    format_args!(
+                        "{} holds {} but not {}; look at it, and move it away if it can be given up",
+                        dir.display(),
+                        path.display(),
+                        self.definition.format().data.complete,
+                    ),
+                )
+                .without_effect());
+            }
+            self.io(operation, &path, files::remove_file(&path))?;
+        }
+        self.io(operation, dir, fs::remove_dir(dir)).map(drop)
+    }
+
+    fn check_present(&self, operation: &'static str, dir: &Path) -> Result<()> {
+        let data = &self.definition.format().data;
+        let complete = dir.join(&data.complete).exists();
+        let present =
+            data.present_any.is_empty() || data.present_any.iter().any(|name| dir.join(name).exists());
+        if complete && present {
+            return Ok(());
+        }
+        let missing = if complete { data.present_any.join(" or ") } else { data.complete.clone() };
+        Err(coded(
+            ErrorKind::Corrupt,
+            &data.lost,
+            self.definition.name(),
+            operation,
+            self.subject(),
+            format_args!("{} must hold data and has no {missing}; bring the volume back", dir.display()),
+        )
+        .without_effect())
+    }
+
+    fn check_version(&self, operation: &'static str, dir: &Path) -> Result<()> {
+        let Some(name) = &self.definition.format().data.version_file else { return Ok(()) };
+        let path = dir.join(name);
+        let found = fs::read_to_string(&path).map_err(|error| self.disk(operation, &path, error))?;
+        let found = found.trim();
+        if major_matches(found, self.definition.version()) {
+            return Ok(());
+        }
+        Err(coded(
+            ErrorKind::Unsupported,
+            &Reason::EngineMismatch,
+            self.definition.name(),
+            operation,
+            self.subject(),
+            format_args!(
+                "the data was made by version {found}, and version {} is to run on it; use blueprint {}@{found}",
+                self.definition.version(),
+                self.definition.name(),
+            ),
+        )
+        .without_effect())
+    }
+}

@@ -1,0 +1,244 @@
+//! The embedded blueprints, and what resolving and linting say.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use steadfast_catalog::{Catalog, Definition, lint};
+use steadfast_core::control::Blueprints;
+use steadfast_core::model::ServiceSpec;
+
+fn spec(changes: serde_json::Value) -> ServiceSpec {
+    let mut input = json!({"apiVersion": "steadfast/v1", "name": "orders", "blueprint": "redis"});
+    for (key, value) in changes.as_object().unwrap() {
+        input[key] = value.clone();
+    }
+    // Not from_input: the catalog must hold by itself, whoever checked the spec before.
+    serde_json::from_value(input).unwrap()
+}
+
+#[test]
+fn every_embedded_blueprint_is_without_findings() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("blueprints");
+    let mut count = 0;
+    for folder in fs::read_dir(root).unwrap() {
+        let folder = folder.unwrap().path();
+        let findings = lint(&folder);
+        assert!(
+            findings.is_empty(),
+            "{}",
+            findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        );
+        let definition = Definition::from_folder(&folder).unwrap();
+        assert_eq!(definition.name(), folder.file_name().unwrap().to_string_lossy());
+        count += 1;
+    }
+    assert_eq!(count, Catalog::embedded().definitions().count());
+}
+
+#[test]
+fn a_spec_is_resolved_with_defaults() {
+    let catalog = Catalog::embedded();
+    let resolved = catalog.resolve(&spec(json!({"options": {"maxmemory": "2048MiB"}}))).unwrap();
+    assert_eq!(resolved.options["maxmemory"], json!("2GiB"));
+    assert_eq!(resolved.options["repl_timeout"], json!("1m"));
+    assert_eq!(resolved.groups[0].replicas, 3);
+    assert_eq!(resolved.blueprint.version, "7");
+    assert_eq!(resolved.blueprint.digest.len(), 64);
+    let again = Definition::from_stored(&resolved.stored).unwrap();
+    assert_eq!(again.digest(), resolved.blueprint.digest);
+    assert!(catalog.list().iter().any(|(name, _)| name == "redis@7"));
+    assert!(catalog.guarantee(&spec(json!({}))).contains("appendfsync always"));
+}
+
+#[test]
+fn every_problem_of_a_spec_names_its_field() {
+    let catalog = Catalog::embedded();
+    let fields = |changes| -> Vec<String> {
+        catalog.resolve(&spec(changes)).unwrap_err().into_iter().map(|error| error.field).collect()
+    };
+    assert_eq!(fields(json!({"blueprint": "mongodb"})), ["blueprint"]);
+    assert_eq!(fields(json!({"blueprint": "redis@6"})), ["blueprint"]);
+    assert_eq!(fields(json!({"replicas": 0})), ["replicas"]);
+    assert_eq!(fields(json!({"replicas": 10})), ["replicas"]);
+    assert_eq!(fields(json!({"groups": [{"name": "shard", "replicas": 1}]})), ["groups.shard"]);
+    assert_eq!(fields(json!({"volumes": [{"name": "journal"}]})), ["volumes.journal"]);
+    assert_eq!(
+        fields(json!({"options": {"maxmemory": 5, "maxmemory_policy": "lru", "colour": "red"}})),
+        ["options.colour", "options.maxmemory", "options.maxmemory_policy"]
+    );
+    let unknown = &catalog.resolve(&spec(json!({"blueprint": "mongodb"}))).unwrap_err()[0];
+    assert!(unknown.remedy.contains("redis"), "{unknown}");
+}
+
+/// The findings of the redis blueprint with `from` replaced by `to`, as `line: message`.
+fn changed(from: &str, to: &str) -> Vec<(usize, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("blueprints/redis");
+    let mut replaced = false;
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let new = text.replacen(from, to, 1);
+        replaced |= new != text;
+        files.insert(path.file_name().unwrap().to_owned(), new);
+    }
+    assert!(replaced, "{from:?} is not in the blueprint");
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    lint(&folder.path().join("blueprint.toml"))
+        .into_iter()
+        .map(|finding| {
+            assert!(!finding.remedy.is_empty());
+            let name = finding.file.file_name().unwrap().to_string_lossy().into_owned();
+            (finding.line, format!("{name}: {}", finding.message))
+        })
+        .collect()
+}
+
+/// The line of the redis blueprint's file on which `text` stands.
+fn line_of(file: &str, text: &str) -> usize {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("blueprints/redis").join(file);
+    let content = fs::read_to_string(path).unwrap();
+    content.lines().position(|line| line.contains(text)).unwrap() + 1
+}
+
+#[test]
+fn findings_point_at_the_line() {
+    let cases = [
+        // (what is changed, into what, the line it stands on, a part of the message)
+        ("topology = \"primary_replicas\"", "topology = ", "topology = \"", "blueprint.toml"),
+        (
+            "topology = \"primary_replicas\"",
+            "topolgy = \"quorum\"",
+            "topology = \"",
+            "unknown field `topolgy`",
+        ),
+        ("topology = \"primary_replicas\"", "topology = \"ring\"", "topology = \"", "unknown variant `ring`"),
+        ("port = 6379", "port = 70000", "port = 6379", "70000"),
+        ("default = 10000", "default = 5", "default = 10000", "less than the minimum"),
+        ("default = 10000", "default = \"many\"", "default = 10000", "not a whole number"),
+        (
+            "default = \"noeviction\"",
+            "default = \"none\"",
+            "default = \"noeviction\"",
+            "not one of its values",
+        ),
+        ("max = 1000000", "max = 1", "max = 1000000", "less than min"),
+        (
+            "paths = [\"/usr/bin/redis-server\",",
+            "paths = [\"redis-server\",",
+            "paths = [\"/usr/bin/redis-server\"",
+            "not absolute",
+        ),
+        (
+            "version = { args = [\"--version\"], after = \"v=\", until = \"-\" }",
+            "",
+            "[programs.process.redis-server]",
+            "0 programs tell the version",
+        ),
+        (
+            "template = \"redis.conf.j2\"",
+            "template = \"other.j2\"",
+            "template = \"redis.conf.j2\"",
+            "no file",
+        ),
+        (
+            "password = \"admin_password\"",
+            "password = \"admin\"",
+            "password = \"admin_password\"",
+            "no secret",
+        ),
+        ("mode = \"0600\"", "mode = \"rw\"", "mode = \"0600\"", "no permission in octal"),
+        (
+            "dir = \"{{ volumes.data }}/redis\"",
+            "dir = \"/var/lib/redis\"",
+            "dir = \"{{ volumes.data }}/redis\"",
+            "not a folder below",
+        ),
+        (
+            "cwd = \"{{ data_dir }}\"",
+            "cwd = \"{{ datadir }}\"",
+            "cwd = \"{{ data_dir }}\"",
+            "datadir is not defined",
+        ),
+        (
+            "cwd = \"{{ data_dir }}\"",
+            "env = { PASS = \"{{ secrets.password }}\" }",
+            "cwd = \"{{ data_dir }}\"",
+            "everybody on the machine",
+        ),
+        (
+            "when = \"options.maxmemory > 0\"",
+            "when = \"options.memory > 0\"",
+            "when = \"options.maxmemory > 0\"",
+            "options.memory",
+        ),
+        (
+            "when = \"options.maxmemory > 0\"",
+            "when = \"options.maxmemory >\"",
+            "when = \"options.maxmemory > 0\"",
+            "when",
+        ),
+        (
+            "redis = [\"REPLICAOF\", \"NO\", \"ONE\"]",
+            "sql = \"SELECT 1\"",
+            "[[roles.primary.steps]]",
+            "another protocol",
+        ),
+        (
+            "confirming_replicas = \"0\"",
+            "confirming_replicas = \"replicas\"",
+            "confirming_replicas = \"0\"",
+            "of 1 members",
+        ),
+    ];
+    for (from, to, anchor, part) in cases {
+        let findings = changed(from, to);
+        let line = line_of("blueprint.toml", anchor);
+        assert!(
+            findings.iter().any(|(found, message)| *found == line && message.contains(part)),
+            "{to}: wanted line {line} with {part:?}, found {findings:?}"
+        );
+    }
+}
+
+#[test]
+fn findings_in_templates_point_at_their_line() {
+    for (from, to, part) in [
+        ("maxclients {{ options.maxclients }}", "maxclients {{ options.maxclient }}", "options.maxclient"),
+        ("maxclients {{ options.maxclients }}", "maxclients {{ options.maxclients + }}", "unexpected"),
+        ("maxclients {{ options.maxclients }}", "maxclients {{ options.maxclients | quote }}", "quote"),
+        // A branch that no value takes.
+        (
+            "maxclients {{ options.maxclients }}",
+            "{% if false %}{{ nothing }}{% endif %}",
+            "nothing is not defined",
+        ),
+    ] {
+        let findings = changed(from, to);
+        let line = line_of("redis.conf.j2", "maxclients");
+        assert!(
+            findings.iter().any(|(found, text)| *found == line
+                && text.starts_with("redis.conf.j2")
+                && text.contains(part)),
+            "{to}: {findings:?}"
+        );
+    }
+    let world_readable = changed("mode = \"0600\"", "mode = \"0644\"");
+    assert!(world_readable.iter().any(|(_, text)| text.contains("secrets.")), "{world_readable:?}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_a_finding() {
+    let findings = lint(Path::new("/nowhere/at/all"));
+    assert_eq!(findings.len(), 1);
+    let folder = tempfile::tempdir().unwrap();
+    let findings = lint(folder.path());
+    assert!(findings[0].message.contains("missing"), "{findings:?}");
+}
