@@ -147,10 +147,10 @@ async fn end(world: &World) -> End {
     }
 }
 
-/// Heartbeats and leases are left out: they are renewed all the time, and their loss is tested by silence.
+/// The servers' leases are left out: they are renewed all the time, and their loss is tested by silence.
 fn is_write(call: &Call<'_>) -> bool {
     let subject = call.subject.to_string();
-    let heartbeat = ["/status", "/leases/", "/servers/"].iter().any(|part| subject.contains(part));
+    let heartbeat = ["/leases/", "/servers/"].iter().any(|part| subject.contains(part));
     call.access == Access::Write && !heartbeat
 }
 
