@@ -1,7 +1,7 @@
-//! The metadata store of one machine: a [redb](redb) file, owned by one process at a time.
+//! The metadata store of one machine: a [redb] file, owned by one process at a time.
 //!
 //! - [`RedbStore`]: the [`MetadataDb`]. Reads run on snapshots in the calling task; writes go to one thread, which
-//!   puts everything that waits into one transaction and one flush ([group commit](writer)).
+//!   puts everything that waits into one transaction and one flush (group commit).
 //! - [`Ownership`]: who may open the file. The lock is the kernel's, so it is free as soon as its holder is gone,
 //!   and the next process takes over; the others reach the store through the owner.
 //!

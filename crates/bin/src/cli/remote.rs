@@ -1,0 +1,113 @@
+//! The way to a server: which one, as whom, and what its refusals mean here.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use steadfast_api::auth::Token;
+use steadfast_api::client::{Client, ClientConfig, ClientError};
+use steadfast_core::Environment;
+use steadfast_core::ids::ClusterName;
+
+use super::Global;
+use crate::data_dir::{self, DataDir};
+use crate::exit::{Context as _, Exit, Failure, Result};
+
+/// Where the servers are, and who asks.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct RemoteOptions {
+    /// The servers, instead of those of the data folder: http://…, https://… or unix:///PATH
+    #[arg(long, global = true, env = "STEADFAST_SERVERS", value_delimiter = ',', value_name = "URL,...")]
+    pub(crate) servers: Vec<String>,
+    /// The cluster that those servers serve
+    #[arg(long, global = true, env = "STEADFAST_CLUSTER", value_name = "NAME", hide_short_help = true)]
+    pub(crate) cluster: Option<ClusterName>,
+    /// A file with the token to show, instead of the data folder's own
+    #[arg(long, global = true, env = "STEADFAST_TOKEN_FILE", value_name = "FILE", hide_short_help = true)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificates to trust instead of the system's, in PEM
+    #[arg(long, global = true, env = "STEADFAST_CA_FILE", value_name = "FILE", hide_short_help = true)]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// How long one call may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Global {
+    /// A client of the cluster that is meant.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let data = DataDir::locate(self.data.as_deref())?;
+        let RemoteOptions { servers, cluster, token_file, ca_file } = &self.remote;
+        let (servers, own) = if servers.is_empty() {
+            let config = data.config()?;
+            let urls: Vec<String> = data.endpoints()?.into_iter().map(|(_, endpoint)| endpoint.url).collect();
+            (urls, Some(config.cluster))
+        } else {
+            (servers.clone(), data.config_if_any()?.map(|config| config.cluster))
+        };
+        if servers.is_empty() {
+            return Err(Failure::new(format!("no server has run on {} yet", data.root().display()))
+                .remedy("start the cluster with `steadfast up`, or name its servers with --servers"));
+        }
+        let cluster = match cluster.clone().or(own) {
+            Some(cluster) => cluster,
+            None => data_dir::default_cluster(),
+        };
+        let token = self.token(&data, token_file.as_deref())?;
+        let mut config = ClientConfig::new(servers, cluster, token);
+        config.timeout = PATIENCE;
+        if let Some(file) = ca_file {
+            config.authorities = Some(fs::read(file).context(format!("read {}", file.display()))?);
+        }
+        let environment = Environment::system(data_dir::random()?);
+        Client::new(environment, config).map_err(refused)
+    }
+
+    fn token(&self, data: &DataDir, file: Option<&std::path::Path>) -> Result<Option<Token>> {
+        let path = match file {
+            Some(file) => file.to_owned(),
+            None if data.path("token").exists() => data.path("token"),
+            None => return Ok(None),
+        };
+        let text = fs::read_to_string(&path).map_err(|error| {
+            Failure::new(format!("read {}: {error}", path.display()))
+                .reason("PermissionDenied")
+                .remedy("run as the user who started the cluster, or give another file with --token-file")
+        })?;
+        Token::new(&text).map(Some).context(format!("read {}", path.display()))
+    }
+}
+
+/// What a call that failed means to a user.
+pub(crate) fn refused(error: ClientError) -> Failure {
+    let Some(problem) = error.problem() else {
+        let failure = Failure::new(&error);
+        return match &error {
+            ClientError::Config { .. } => failure.exit(Exit::Usage),
+            _ => failure.remedy("start the cluster with `steadfast up`, or look into its servers' logs"),
+        };
+    };
+    let exit = match problem.status {
+        404 => Exit::NotFound,
+        409 | 412 => Exit::Conflict,
+        _ => Exit::Error,
+    };
+    let message = if problem.errors.is_empty() {
+        problem.detail.clone()
+    } else {
+        let lines: Vec<String> = problem
+            .errors
+            .iter()
+            .map(|error| format!("{}: {}\n  {}", error.field, error.problem, error.remedy))
+            .collect();
+        lines.join("\n")
+    };
+    let mut failure = Failure::new(message).reason(&problem.code).exit(exit);
+    if problem.errors.is_empty()
+        && let Some(remedy) = &problem.remedy
+    {
+        failure = failure.remedy(remedy);
+    }
+    failure
+}

@@ -1,0 +1,141 @@
+//! A cluster's configuration (`cluster.json` in the data folder): written once with defaults, then the user's.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use steadfast_backends::embedded::addresses::LoopbackRange;
+use steadfast_core::ids::ClusterName;
+use steadfast_core::model::FencingLevel;
+use steadfast_core::registry::DomainName;
+
+use crate::exit::{Context as _, Failure, Result};
+
+/// The newest format of the data folder that this build knows.
+pub(crate) const FORMAT: u32 = 1;
+
+/// What holds for a whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterConfig {
+    /// The format of the data folder.
+    pub(crate) format: u32,
+    /// The cluster's name.
+    pub(crate) cluster: ClusterName,
+    /// The DNS zone of the members' names.
+    pub(crate) zone: DomainName,
+    /// The range of the members' addresses, within 127.0.0.0/8.
+    pub(crate) loopback: LoopbackRange,
+    /// Where the DNS server listens, with UDP and TCP.
+    pub(crate) dns: SocketAddr,
+    /// How sure it is that an old holder of a volume cannot write any more.
+    pub(crate) fencing: FencingLevel,
+    /// How long a node's lease is, in milliseconds.
+    pub(crate) node_lease_ms: u64,
+    /// How long a server's lease on its share of the services is, in milliseconds.
+    pub(crate) server_lease_ms: u64,
+}
+
+impl ClusterConfig {
+    /// Where the DNS server listens unless told otherwise.
+    pub(crate) const DNS: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 153)), 5353);
+
+    /// The configuration of a new cluster in `data`, an absolute path.
+    pub(crate) fn new(cluster: ClusterName, data: &Path) -> Result<Self> {
+        let zone = format!("{cluster}.steadfast.internal").parse().context("name the zone")?;
+        Ok(ClusterConfig {
+            format: FORMAT,
+            cluster,
+            zone,
+            loopback: loopback_of(data)?,
+            dns: Self::DNS,
+            fencing: FencingLevel::F3,
+            node_lease_ms: 3_000,
+            server_lease_ms: 3_000,
+        })
+    }
+
+    /// The configuration in `text`, which is what `file` holds.
+    pub(crate) fn parse(text: &str, file: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let wrong = |error: serde_json::Error| {
+            Failure::new(format!("{}: {error}", file.display()))
+                .remedy("correct the file, or put it back from a backup")
+        };
+        let head: Head = serde_json::from_str(text).map_err(wrong)?;
+        if head.format > FORMAT {
+            return Err(Failure::new(format!(
+                "{} has format {}, and this build ({}) knows up to {FORMAT}",
+                file.display(),
+                head.format,
+                env!("CARGO_PKG_VERSION")
+            ))
+            .reason("VersionTooNew")
+            .remedy("run the newer version of steadfast, or use another folder with --data"));
+        }
+        let config: ClusterConfig = serde_json::from_str(text).map_err(wrong)?;
+        config.check(file)?;
+        Ok(config)
+    }
+
+    fn check(&self, file: &Path) -> Result<()> {
+        let refuse = |field: &str, problem: String, remedy: &str| {
+            Err(Failure::new(format!("{}: {field}: {problem}", file.display())).remedy(remedy))
+        };
+        if self.fencing != FencingLevel::F3 {
+            let problem = format!("is {}, and the embedded volumes reach F3", self.fencing);
+            return refuse("fencing", problem, "write \"F3\"");
+        }
+        for (field, lease) in
+            [("node_lease_ms", self.node_lease_ms), ("server_lease_ms", self.server_lease_ms)]
+        {
+            if !(500..=600_000).contains(&lease) {
+                return refuse(field, format!("is {lease}"), "give between 500 and 600000 milliseconds");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A range of 1022 loopback addresses that depends on the folder, so that two clusters of one machine rarely meet.
+fn loopback_of(data: &Path) -> Result<LoopbackRange> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let digest = ring::digest::digest(&ring::digest::SHA256, data.as_os_str().as_bytes());
+    let (a, b) = (digest.as_ref()[0], digest.as_ref()[1]);
+    format!("127.{}.{}.0/22", 64 + a % 128, b & 0xfc).parse().context("choose the members' addresses")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_range_is_of_the_folder_and_within_bounds() {
+        let text = |name: &str| loopback_of(Path::new(name)).unwrap().to_string();
+        for name in ["/a", "/b", "/home/somebody/.local/share/steadfast"] {
+            let range = text(name);
+            let parts: Vec<&str> = range.split('.').collect();
+            assert_eq!((parts[0], parts[3]), ("127", "0/22"), "{range}");
+            assert!((64..=191).contains(&parts[1].parse().unwrap()), "{range}");
+        }
+        assert_ne!(text("/a"), text("/b"));
+        assert_eq!(text("/a"), text("/a"));
+    }
+
+    #[test]
+    fn unknown_keys_and_newer_formats_are_refused_with_the_file() {
+        let config = ClusterConfig::new("local".parse().unwrap(), Path::new("/x")).unwrap();
+        let mut value = serde_json::to_value(&config).unwrap();
+        value["colour"] = "red".into();
+        let file = Path::new("/x/cluster.json");
+        let error = ClusterConfig::parse(&value.to_string(), file).unwrap_err();
+        assert!(error.message.contains("colour"), "{error}");
+        value["format"] = 9.into();
+        let error = ClusterConfig::parse(&value.to_string(), file).unwrap_err();
+        assert_eq!(error.reason.as_deref(), Some("VersionTooNew"));
+    }
+}

@@ -1,0 +1,43 @@
+//! The processes that stay: `up`, which supervises `serve` and `agent`.
+
+pub(crate) mod agent;
+mod engine_source;
+pub(crate) mod engines;
+pub(crate) mod logging;
+pub(crate) mod serve;
+pub(crate) mod supervise;
+pub(crate) mod up;
+mod wiring;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit::{Context as _, Result};
+
+/// The signals that ask a process to end.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    pub(crate) fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for any of them.
+    pub(crate) async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}

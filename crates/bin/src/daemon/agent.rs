@@ -1,0 +1,179 @@
+//! `steadfast agent`: one node. Members outlive it; the next agent finds them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use steadfast_agent::agent::{self, AgentParts};
+use steadfast_agent::config::{AgentConfig, AgentTimers};
+use steadfast_agent::guards::{GuardProgram, ProcessGuards};
+use steadfast_agent::host::{LocalHost, Preparer};
+use steadfast_agent::node_dir::NodeDir;
+use steadfast_agent::seams::SecretSource;
+use steadfast_api::auth::Token;
+use steadfast_api::client::{Client, ClientConfig};
+use steadfast_backends::embedded::store::MAX_VALUE_BYTES;
+use steadfast_backends::remote::RemoteDb;
+use steadfast_core::Environment;
+use steadfast_core::ids::{MemberName, NodeName, ServiceId, ZoneName};
+use steadfast_core::metadata::MetadataCapabilities;
+
+use super::wiring::Wiring;
+use super::{Signals, engine_source, logging};
+use crate::cli::Global;
+use crate::data_dir::DataDir;
+use crate::exit::{Context as _, Exit, Failure, Result};
+
+/// The verb of the process that prepares a member's data.
+pub(crate) const PREPARE: &str = "prepare-data";
+
+/// How a node's agent runs.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct AgentOptions {
+    /// The node's name
+    #[arg(long)]
+    node: NodeName,
+    /// The node's zone
+    #[arg(long)]
+    zone: ZoneName,
+    /// A label, for placement
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    #[command(flatten)]
+    logging: logging::LogOptions,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// How long what is under way may take to end at a shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs a node's agent until it is told to stop. The engines go on.
+pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit> {
+    options.logging.start();
+    let data = DataDir::locate(global.data.as_deref())?;
+    let config = data.config()?;
+    let environment = Environment::system(crate::data_dir::random()?);
+    let dir = NodeDir::new(data.node(&options.node));
+    let hold = dir.hold(environment.entropy()).map_err(|error| {
+        let failure = Failure::new(format!("become the agent of {}: {error}", options.node));
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => failure.exit(Exit::Conflict),
+            _ => failure,
+        }
+    })?;
+    let strays = dir.kill_strays().context("end what an earlier agent has left")?;
+    if strays > 0 {
+        tracing::warn!(strays, "killed what an earlier agent had left");
+    }
+    let client = client(global, &data, &config.cluster, &options.node, &environment)?;
+    let capabilities = MetadataCapabilities { max_value_bytes: MAX_VALUE_BYTES, watch: true, durable: true };
+    let db = RemoteDb::new(environment.clone(), client.clone(), capabilities);
+    let Wiring { store, backends, .. } = Wiring::new(&data, &config, Arc::new(db), &environment)?;
+    let preparer = Preparer::Program(PathBuf::from("/proc/self/exe"), vec![PREPARE.to_owned()]);
+    let parts = AgentParts {
+        config: AgentConfig {
+            node: options.node.clone(),
+            zone: options.zone,
+            labels: options.label.into_iter().collect(),
+            engines: engine_source::found(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            logs: data.path("logs"),
+            timers: AgentTimers {
+                lease: Duration::from_millis(config.node_lease_ms),
+                ..AgentTimers::default()
+            },
+            // The volume's lock is the kernel's: nothing has to be killed for a store that does not answer.
+            fence_by_lease: false,
+        },
+        incarnation: hold.incarnation().clone(),
+        env: environment.clone(),
+        engines: Arc::new(engine_source::StoredEngines::new(environment.clone(), store.clone())),
+        secrets: Arc::new(ApiSecrets { client, node: options.node.clone() }),
+        guards: Arc::new(ProcessGuards::new(environment.clone(), dir.clone(), GuardProgram::this())),
+        host: Arc::new(LocalHost::new(environment.clone(), preparer)),
+        dir,
+        store,
+        backends,
+    };
+    tracing::info!(node = %options.node, incarnation = %hold.incarnation(), "the node lives");
+    let tasks = environment.tasks().clone();
+    let run = agent::run(parts, tasks.shutdown());
+    tokio::pin!(run);
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        ended = &mut run => ended?,
+        () = signals.any() => {
+            tracing::info!("stopping; the engines go on");
+            tasks.request_stop();
+            if let Ok(ended) = tokio::time::timeout(DRAIN, &mut run).await {
+                ended?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Prepares a member's data, as the agent asks on standard input. Gives the exit code.
+pub(crate) fn prepare() -> Result<i32> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let environment = Environment::system(crate::data_dir::random()?);
+    let engines = engine_source::StoredEngines::without_store(environment.clone());
+    Ok(runtime.block_on(steadfast_agent::prepare::run(&environment, &engines)))
+}
+
+/// A client of every server: those that are named, else those of the folder.
+fn client(
+    global: &Global,
+    data: &DataDir,
+    cluster: &steadfast_core::ids::ClusterName,
+    node: &NodeName,
+    environment: &Environment,
+) -> Result<Client> {
+    let mut servers = global.remote.servers.clone();
+    if servers.is_empty() {
+        servers = data.endpoints()?.into_iter().map(|(_, endpoint)| endpoint.url).collect();
+    }
+    let file = match &global.remote.token_file {
+        Some(file) => file.clone(),
+        None => data.path("tokens").join(node.as_str()),
+    };
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        Failure::new(format!("read the node's token {}: {error}", file.display()))
+            .remedy("`steadfast up` makes one for each of its nodes; give another file with --token-file")
+    })?;
+    let token = Token::new(&text).context(format!("read {}", file.display()))?;
+    let mut config = ClientConfig::new(servers, cluster.clone(), Some(token));
+    if let Some(file) = &global.remote.ca_file {
+        config.authorities = Some(std::fs::read(file).context(format!("read {}", file.display()))?);
+    }
+    Client::new(environment.clone(), config).map_err(crate::cli::refused)
+}
+
+/// Secrets over the API, for the members that this node holds.
+#[derive(Debug)]
+struct ApiSecrets {
+    client: Client,
+    node: NodeName,
+}
+
+#[async_trait]
+impl SecretSource for ApiSecrets {
+    async fn secrets(
+        &self,
+        _service: &ServiceId,
+        member: &MemberName,
+    ) -> steadfast_core::Result<BTreeMap<String, String>> {
+        self.client
+            .member_secrets(&self.node, member)
+            .await
+            .map(|found| found.secrets)
+            .map_err(|error| error.into_error("api", "read the secrets of", member))
+    }
+}

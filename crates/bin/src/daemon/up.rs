@@ -1,0 +1,446 @@
+//! `steadfast up`: servers and agents as child processes, kept alive, ended in order.
+//!
+//! Nothing depends on this process: killed, it leaves everything running, and the next `up` replaces servers and
+//! agents by its own, while the members go on serving.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use steadfast_core::ids::{NodeName, ServerId, ZoneName};
+use steadfast_lock::Lock;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::Signals;
+use super::supervise::{Supervised, send_away};
+use crate::config::ClusterConfig;
+use crate::data_dir::{DataDir, Endpoint};
+use crate::exit::{Context as _, Exit, Failure, Result};
+use crate::output::{Tone, line, note, paint};
+
+/// What `up` shall run.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct UpOptions {
+    /// How many nodes to run [default: those of last time, or 3]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: Option<u16>,
+    /// How many servers to run [default: those of last time, or 1]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) servers: Option<u16>,
+    /// The zones, given to the nodes in turn [default: those of last time, or a,b,c]
+    #[arg(long, value_delimiter = ',', value_name = "ZONE,...")]
+    pub(crate) zones: Vec<ZoneName>,
+    /// Where the DNS server listens [default: that of last time, or 127.0.0.153:5353]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) dns: Option<SocketAddr>,
+    /// Return once everything runs, and leave it running
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Leave the engines running when this ends
+    #[arg(long)]
+    pub(crate) leave_running: bool,
+}
+
+/// What `up` ran last (`up.json`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Layout {
+    servers: Vec<ServerEntry>,
+    nodes: Vec<NodeEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ServerEntry {
+    id: ServerId,
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct NodeEntry {
+    node: NodeName,
+    zone: ZoneName,
+}
+
+/// The port of the first server, if it is free.
+const FIRST_PORT: u16 = 7070;
+/// How long everything may take to answer.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs servers and agents until Ctrl-C or SIGTERM.
+pub(crate) async fn up(given: Option<&Path>, options: &UpOptions) -> Result<Exit> {
+    let (data, config) = prepare(given, options)?;
+    if options.detach {
+        return detach(&data, options).await;
+    }
+    let _only = only_one(&data)?;
+    let layout = lay_out(&data, options).await?;
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    for server in &layout.servers {
+        servers.spawn(server_child(&data, server).keep(stopped.clone()));
+    }
+    let (stop_agents, agents_stopped) = watch::channel(false);
+    let mut agents = JoinSet::new();
+    for node in &layout.nodes {
+        agents.spawn(agent_child(&data, node, &layout).keep(agents_stopped.clone()));
+    }
+    let mut signals = Signals::new()?;
+    let run = async {
+        match until_ready(&data, &layout).await {
+            Ok(()) => introduce(&data, &config, &layout)?,
+            Err(failure) => note(&failure.to_string()),
+        }
+        std::future::pending::<Result<()>>().await
+    };
+    tokio::select! {
+        ended = run => ended?,
+        () = signals.any() => {}
+    }
+    note(if options.leave_running {
+        "stopping servers and agents; the engines stay, and the next `steadfast up` finds them"
+    } else {
+        "stopping agents, servers and engines, in this order (a second Ctrl-C leaves the engines running)"
+    });
+    let end = async {
+        // Agents first, so that none starts anew what is about to stop; then nobody is left to fail over either.
+        stop_agents.send_replace(true);
+        while agents.join_next().await.is_some() {}
+        stop.send_replace(true);
+        while servers.join_next().await.is_some() {}
+        if options.leave_running { Ok(()) } else { stop_engines(&data).await }
+    };
+    tokio::select! {
+        ended = end => ended.map(|()| Exit::Done),
+        () = signals.any() => {
+            note("leaving as it is; `steadfast up` takes over whatever still runs");
+            Ok(Exit::Detached)
+        }
+    }
+}
+
+/// Ends the `up` of a folder, in order, and waits until it is gone.
+pub(crate) async fn down(given: Option<&Path>) -> Result<Exit> {
+    let data = DataDir::locate(given)?;
+    data.config()?;
+    let lock = data.path("up.lock");
+    if !steadfast_lock::is_held(&lock).context("look for the running `up`")? {
+        // An `up` that was killed has left its children.
+        for path in leftovers(&data)? {
+            send_away(&path, Duration::from_secs(10)).await?;
+        }
+        stop_engines(&data).await?;
+        return Ok(Exit::Done);
+    }
+    // Longer than the engines are given to stop.
+    send_away(&lock, Duration::from_secs(90)).await?;
+    Ok(Exit::Done)
+}
+
+fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, ClusterConfig)> {
+    if let Some(dns) = options.dns
+        && !dns.ip().is_loopback()
+    {
+        return Err(Failure::usage(
+            format!("--dns {dns} is not a loopback address"),
+            "the members' own addresses are loopback addresses: give one of 127.0.0.0/8",
+        ));
+    }
+    DataDir::prepare(given, |config| {
+        if let Some(dns) = options.dns {
+            config.dns = dns;
+        }
+    })
+}
+
+fn only_one(data: &DataDir) -> Result<Lock> {
+    let path = data.path("up.lock");
+    Lock::try_exclusive(&path).context(format!("take {}", path.display()))?.ok_or_else(|| {
+        Failure::new(format!("another `steadfast up` runs on {}", data.root().display()))
+            .remedy("use that one, end it with `steadfast down`, or give another folder with --data DIR")
+            .exit(Exit::Conflict)
+    })
+}
+
+/// What shall run: as last time but for what the options say.
+async fn lay_out(data: &DataDir, options: &UpOptions) -> Result<Layout> {
+    let before = read_layout(data)?;
+    // What an earlier `up` left behind holds its ports.
+    for path in leftovers(data)? {
+        send_away(&path, Duration::from_secs(10)).await?;
+    }
+    let layout = Layout { servers: servers(&before, options)?, nodes: nodes(&before, options)? };
+    let text = serde_json::to_string_pretty(&layout).context("write the layout")?;
+    data.write("up.json", &format!("{text}\n"), 0o644)?;
+    for server in &layout.servers {
+        data.make(Path::new("servers").join(server.id.as_str()))?;
+    }
+    for NodeEntry { node, .. } in &layout.nodes {
+        data.make(Path::new("nodes").join(node.as_str()))?;
+        data.token_file(&format!("tokens/{node}"))?;
+    }
+    Ok(layout)
+}
+
+fn servers(before: &Layout, options: &UpOptions) -> Result<Vec<ServerEntry>> {
+    let count = options.servers.map_or(before.servers.len().max(1), usize::from);
+    let mut servers: Vec<ServerEntry> = Vec::new();
+    for number in 1..=count {
+        let id: ServerId = format!("server-{number}").parse()?;
+        let last = before.servers.iter().find(|server| server.id == id).map(|server| server.listen);
+        let wanted = u16::try_from(number - 1).ok().and_then(|offset| FIRST_PORT.checked_add(offset));
+        let wanted = wanted.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let taken: Vec<SocketAddr> = servers.iter().map(|server| server.listen).collect();
+        let free = |address: &SocketAddr| !taken.contains(address) && TcpListener::bind(address).is_ok();
+        let listen = match [last, wanted].into_iter().flatten().find(free) {
+            Some(listen) => listen,
+            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                .and_then(|listener| listener.local_addr())
+                .context("find a free port")?,
+        };
+        servers.push(ServerEntry { id, listen });
+    }
+    Ok(servers)
+}
+
+fn nodes(before: &Layout, options: &UpOptions) -> Result<Vec<NodeEntry>> {
+    let known = if before.nodes.is_empty() { 3 } else { before.nodes.len() };
+    let count = options.nodes.map_or(known, usize::from);
+    let default: Vec<ZoneName> = ["a", "b", "c"].iter().map(|zone| zone.parse()).collect::<Result<_, _>>()?;
+    let zones = if options.zones.is_empty() { &default } else { &options.zones };
+    (1..=count)
+        .zip(zones.iter().cycle())
+        .map(|(number, zone)| {
+            let node: NodeName = format!("node-{number}").parse()?;
+            let last = before.nodes.iter().find(|entry| entry.node == node);
+            let zone = match last {
+                Some(entry) if options.zones.is_empty() => entry.zone.clone(),
+                _ => zone.clone(),
+            };
+            Ok(NodeEntry { node, zone })
+        })
+        .collect()
+}
+
+/// The locks of servers and agents, whoever holds them.
+fn leftovers(data: &DataDir) -> Result<Vec<PathBuf>> {
+    let mut locks: Vec<PathBuf> = data.nodes()?.iter().map(|node| agent_lock(data, node)).collect();
+    locks.extend(data.servers()?.iter().map(|id| data.server(id).join("lock")));
+    Ok(locks)
+}
+
+fn agent_lock(data: &DataDir, node: &NodeName) -> PathBuf {
+    steadfast_agent::node_dir::NodeDir::new(data.node(node)).agent_lock()
+}
+
+fn server_child(data: &DataDir, server: &ServerEntry) -> Supervised {
+    let folder = data.server(&server.id);
+    let arguments: [OsString; 7] = [
+        "serve".into(),
+        "--data".into(),
+        data.root().into(),
+        "--id".into(),
+        server.id.as_str().into(),
+        "--listen".into(),
+        server.listen.to_string().into(),
+    ];
+    Supervised {
+        name: server.id.to_string(),
+        arguments: arguments.into(),
+        log: folder.join("log"),
+        lock: folder.join("lock"),
+        down_mark: None,
+    }
+}
+
+fn agent_child(data: &DataDir, entry: &NodeEntry, layout: &Layout) -> Supervised {
+    let urls: Vec<String> = layout.servers.iter().map(|server| format!("http://{}", server.listen)).collect();
+    let arguments: [OsString; 9] = [
+        "agent".into(),
+        "--data".into(),
+        data.root().into(),
+        "--node".into(),
+        entry.node.as_str().into(),
+        "--zone".into(),
+        entry.zone.as_str().into(),
+        "--servers".into(),
+        urls.join(",").into(),
+    ];
+    Supervised {
+        name: entry.node.to_string(),
+        arguments: arguments.into(),
+        log: data.node(&entry.node).join("log"),
+        lock: agent_lock(data, &entry.node),
+        down_mark: Some(data.down_mark(&entry.node)),
+    }
+}
+
+/// Whether everything that `up` shall run does, in a folder that may not be prepared yet.
+pub(crate) fn is_ready(data: &DataDir) -> Result<bool> {
+    let held = steadfast_lock::is_held(&data.path("up.lock")).context("look for the running `up`")?;
+    let layout = if held { read_layout(data)? } else { Layout::default() };
+    Ok(!layout.nodes.is_empty() && missing(data, &layout)?.is_empty())
+}
+
+/// How many nodes of `up` shall live.
+pub(crate) fn living_nodes(data: &DataDir) -> Result<usize> {
+    Ok(read_layout(data)?.nodes.iter().filter(|entry| !data.down_mark(&entry.node).exists()).count())
+}
+
+fn read_layout(data: &DataDir) -> Result<Layout> {
+    let file = data.path("up.json");
+    match fs::read_to_string(&file) {
+        Ok(text) => serde_json::from_str(&text).context(format!("read {}", file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Layout::default()),
+        Err(error) => Err(Failure::new(format!("read {}: {error}", file.display()))),
+    }
+}
+
+/// Waits until every server listens and every node that shall live has its agent.
+async fn until_ready(data: &DataDir, layout: &Layout) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let missing = missing(data, layout)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > READY_PATIENCE {
+            return Err(Failure::new(format!("not up after {READY_PATIENCE:?}: {}", missing.join(", ")))
+                .remedy(format!(
+                    "look into the logs under {}; it is still being tried",
+                    data.root().display()
+                )));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn missing(data: &DataDir, layout: &Layout) -> Result<Vec<String>> {
+    let held = |lock: &Path| steadfast_lock::is_held(lock).context(format!("look at {}", lock.display()));
+    let endpoints = data.endpoints()?;
+    let mut missing = Vec::new();
+    for server in &layout.servers {
+        let told = endpoints.iter().any(|(id, _)| id == &server.id);
+        if !told || !held(&data.server(&server.id).join("lock"))? {
+            missing.push(server.id.to_string());
+        }
+    }
+    for NodeEntry { node, .. } in &layout.nodes {
+        if !data.down_mark(node).exists() && !held(&agent_lock(data, node))? {
+            missing.push(node.to_string());
+        }
+    }
+    Ok(missing)
+}
+
+fn introduce(data: &DataDir, config: &ClusterConfig, layout: &Layout) -> Result<()> {
+    let strong = |text: &str| paint(Tone::Strong, text);
+    line(&format!("{} cluster {} in {}", strong("steadfast is up:"), config.cluster, data.root().display()))?;
+    for (id, Endpoint { url, .. }) in data.endpoints()? {
+        if layout.servers.iter().any(|server| server.id == id) {
+            line(&format!("  {id:<10} {url}"))?;
+        }
+    }
+    for NodeEntry { node, zone } in &layout.nodes {
+        let down =
+            if data.down_mark(node).exists() { "  down: `steadfast node start` revives it" } else { "" };
+        line(&format!("  {node:<10} zone {zone}{down}"))?;
+    }
+    let ClusterConfig { dns, zone, loopback, fencing, .. } = config;
+    line(&format!("  {:<10} {dns} answers for {zone}", "dns"))?;
+    line(&format!(
+        "  {:<10} members get {loopback}; fencing {fencing}: a volume's lock is the kernel's",
+        "addresses"
+    ))?;
+    let own_folder = DataDir::locate(None).is_ok_and(|own| &own == data);
+    let given = if own_folder { String::new() } else { format!(" --data {}", data.root().display()) };
+    line(&strong("try:"))?;
+    for text in [
+        format!("steadfast{given} create cache --blueprint redis --replicas 3 --wait"),
+        format!("steadfast{given} get cache -o wide"),
+        format!(
+            "steadfast{given} node kill node-1      # and `steadfast{given} get cache --watch` beside it"
+        ),
+        format!("steadfast{given} why cache-0"),
+        format!("dig @{} -p {} cache-0.{zone}", dns.ip(), dns.port()),
+    ] {
+        line(&format!("  {text}"))?;
+    }
+    line(if layout.nodes.is_empty() {
+        ""
+    } else {
+        "Ctrl-C stops agents, servers and engines. kill -9 leaves the members serving; the next `up` finds them."
+    })
+}
+
+/// Stops every engine in order, all at once.
+async fn stop_engines(data: &DataDir) -> Result<()> {
+    let mut nodes = JoinSet::new();
+    for node in data.nodes()? {
+        let folder = data.node(&node);
+        nodes.spawn(async move { crate::daemon::engines::stop_all(&folder).await });
+    }
+    let mut failures = Vec::new();
+    while let Some(ended) = nodes.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => failures.push(failure.to_string()),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Failure::new(failures.join("\n"))) }
+}
+
+/// Starts `up` in the background, and returns once it is ready.
+async fn detach(data: &DataDir, options: &UpOptions) -> Result<Exit> {
+    drop(only_one(data)?);
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(data.path("up.log"))
+        .context("open the log of `up`")?;
+    let mut command = std::process::Command::new(std::env::current_exe().context("find this program")?);
+    command.arg("up").arg("--data").arg(data.root());
+    if let Some(nodes) = options.nodes {
+        command.args(["--nodes", &nodes.to_string()]);
+    }
+    if let Some(servers) = options.servers {
+        command.args(["--servers", &servers.to_string()]);
+    }
+    if !options.zones.is_empty() {
+        let zones: Vec<&str> = options.zones.iter().map(ZoneName::as_str).collect();
+        command.args(["--zones", &zones.join(",")]);
+    }
+    if options.leave_running {
+        command.arg("--leave-running");
+    }
+    use std::os::unix::process::CommandExt as _;
+    let error_log = log.try_clone().context("share the log")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(error_log)
+        .process_group(0)
+        .spawn()
+        .context("start `up` in the background")?;
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().context("look at `up`")? {
+            return Err(Failure::new(format!("`up` ended at once ({status})"))
+                .remedy(format!("look into {}", data.path("up.log").display())));
+        }
+        if is_ready(data)? {
+            introduce(data, &data.config()?, &read_layout(data)?)?;
+            line(&format!("it runs in the background (process {}); `steadfast down` ends it", child.id()))?;
+            return Ok(Exit::Done);
+        }
+        if begun.elapsed() > READY_PATIENCE {
+            return Err(Failure::new(format!("not up after {READY_PATIENCE:?}"))
+                .remedy(format!("look into {}; it is still being tried", data.path("up.log").display())));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,52 @@
+//! The embedded backends over one store: the same for servers and agents.
+
+use std::sync::Arc;
+
+use nix::unistd::geteuid;
+use steadfast_backends::embedded::addresses::LoopbackAddresses;
+use steadfast_backends::embedded::dns::StoreRegistry;
+use steadfast_backends::embedded::volumes::{DataOwner, DirectoryVolumes};
+use steadfast_core::Environment;
+use steadfast_core::backends::Backends;
+use steadfast_core::metadata::{Key, MetadataDb};
+use steadfast_core::store::{PREFIX, Store};
+use steadfast_orchestrators::process::{LockProver, ProcessOrchestrator};
+
+use crate::config::ClusterConfig;
+use crate::data_dir::DataDir;
+use crate::exit::{Context as _, Result};
+
+/// A cluster's records and backends.
+#[derive(Debug, Clone)]
+pub(super) struct Wiring {
+    pub(super) store: Store,
+    pub(super) backends: Backends,
+    pub(super) registry: StoreRegistry,
+}
+
+impl Wiring {
+    /// Everything over `db`.
+    pub(super) fn new(
+        data: &DataDir,
+        config: &ClusterConfig,
+        db: Arc<dyn MetadataDb>,
+        environment: &Environment,
+    ) -> Result<Self> {
+        let prefix = Key::new([PREFIX, config.cluster.as_str()]).context("name the cluster's records")?;
+        let registry = StoreRegistry::new(db, environment, prefix)?;
+        let entropy = environment.entropy().fork("store");
+        // Names that are written through this are answered before the write is acknowledged.
+        let store = Store::new(registry.database(), entropy, config.cluster.clone())?;
+        // Engines that refuse to run as root have to pass through the folders above their data.
+        let owner = geteuid().is_root().then_some(DataOwner { uid: 0, gid: 0 });
+        let prover = Arc::new(LockProver::new(data.path("nodes")));
+        let backends = Backends {
+            volumes: Arc::new(DirectoryVolumes::open_for(data.root(), environment.clone(), owner)?),
+            ips: Arc::new(LoopbackAddresses::new(store.records().clone(), config.loopback)),
+            registry: Arc::new(registry.clone()),
+            orchestrator: Arc::new(ProcessOrchestrator::new(environment.clone(), store.clone(), prover)),
+            zone: config.zone.clone(),
+        };
+        Ok(Wiring { store, backends, registry })
+    }
+}

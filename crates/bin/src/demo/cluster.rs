@@ -1,0 +1,180 @@
+//! The cluster of the demonstration: one that runs already, or one of its own that goes with it.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use steadfast_api::client::Client;
+use tokio::process::{Child, Command};
+
+use super::step;
+use crate::cli::Global;
+use crate::config::ClusterConfig;
+use crate::daemon::up;
+use crate::data_dir::DataDir;
+use crate::exit::{Context as _, Failure, Result};
+use crate::output::note;
+
+/// A cluster that runs.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) data: DataDir,
+    pub(super) config: ClusterConfig,
+    pub(super) client: Client,
+    /// The `up` that was started here.
+    child: Option<Child>,
+    /// The folder that was made here.
+    temporary: Option<PathBuf>,
+}
+
+/// How long `up` may take to be ready, and to be gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Cluster {
+    /// The running cluster of the folder that was named, or else a new one.
+    pub(super) async fn start(global: &Global) -> Result<Cluster> {
+        let (folder, temporary) = match &global.data {
+            Some(folder) => (folder.clone(), None),
+            None => {
+                let folder = temporary_folder()?;
+                (folder.clone(), Some(folder))
+            }
+        };
+        let data = DataDir::locate(Some(&folder))?;
+        let runs = steadfast_lock::is_held(&data.path("up.lock")).context("look for a running `up`")?;
+        let child = if runs {
+            step(&format!("using the cluster in {}", data.root().display()));
+            None
+        } else {
+            step(&format!("starting a cluster of 3 nodes in {}", folder.display()));
+            Some(start_up(&folder)?)
+        };
+        let global = Global { data: Some(folder.clone()), ..global.clone() };
+        let mut cluster = match ready(&global, child).await {
+            Ok(cluster) => cluster,
+            Err(failure) => {
+                let log = folder.join("up.log");
+                return Err(failure.remedy(format!("look into {}", log.display())));
+            }
+        };
+        cluster.temporary = temporary;
+        Ok(cluster)
+    }
+
+    /// Shows what may explain a failure.
+    pub(super) async fn explain(&self, failure: &Failure) {
+        note(&format!("the demonstration failed: {failure}"));
+        let page = steadfast_api::control::PageRequest { after: None, limit: 10 };
+        let Ok(services) = self.client.services(&page).await else { return };
+        for service in services.items {
+            for member in service.members {
+                let blocked =
+                    member.blocked.map(|(reason, words)| format!(" {reason}: {words}")).unwrap_or_default();
+                let node = member.node.map(|node| format!(" on {node}")).unwrap_or_default();
+                note(&format!("  {} {}{node}{blocked}", member.name, member.phase));
+            }
+        }
+    }
+
+    /// Leaves everything running, and says how to end it.
+    pub(super) fn keep(self) -> Result<()> {
+        let folder = self.data.root().display();
+        note(&format!("it goes on; kill a node: steadfast --data {folder} node kill node-1"));
+        note(&format!("end it: steadfast --data {folder} down"));
+        Ok(())
+    }
+
+    /// Stops what was started here, and removes what was made here.
+    pub(super) async fn stop(self) -> Result<()> {
+        let Some(child) = self.child else { return Ok(()) };
+        step("stopping the cluster");
+        stop_up(child).await?;
+        if let Some(folder) = self.temporary {
+            std::fs::remove_dir_all(&folder).context(format!("remove {}", folder.display()))?;
+        }
+        Ok(())
+    }
+}
+
+async fn stop_up(mut child: Child) -> Result<()> {
+    let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
+    // Not reaped yet, so the number is still its own.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+        .context("stop `up`")?;
+    tokio::time::timeout(PATIENCE, child.wait())
+        .await
+        .map_err(|_| Failure::new(format!("`up` (process {pid}) does not end within {PATIENCE:?}")))?
+        .context("wait for `up`")?;
+    Ok(())
+}
+
+/// A short one: sockets lie below it.
+fn temporary_folder() -> Result<PathBuf> {
+    let random = crate::data_dir::random()?;
+    let token: String = random.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let folder = std::env::temp_dir().join(format!("steadfast-demo-{token}"));
+    std::fs::create_dir(&folder).context(format!("make {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn start_up(folder: &PathBuf) -> Result<Child> {
+    std::fs::create_dir_all(folder).context(format!("make {}", folder.display()))?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("up.log"))
+        .context("open the log of `up`")?;
+    let error_log = log.try_clone().context("share the log")?;
+    Command::new(std::env::current_exe().context("find this program")?)
+        .arg("up")
+        .arg("--data")
+        .arg(folder)
+        .args(["--nodes", "3", "--dns", &dns_address()?.to_string()])
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(error_log)
+        // Ctrl-C reaches the demonstration, which ends the cluster in order.
+        .process_group(0)
+        .spawn()
+        .context("start `steadfast up`")
+}
+
+/// The usual address, unless another cluster answers there.
+fn dns_address() -> Result<SocketAddr> {
+    let usual = ClusterConfig::DNS;
+    if UdpSocket::bind(usual).is_ok() {
+        return Ok(usual);
+    }
+    UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 153), 0))
+        .and_then(|socket| socket.local_addr())
+        .context("find a free port for DNS")
+}
+
+async fn ready(global: &Global, mut child: Option<Child>) -> Result<Cluster> {
+    let begun = Instant::now();
+    loop {
+        if let Some(child) = &mut child
+            && let Some(status) = child.try_wait().context("look at `up`")?
+        {
+            return Err(Failure::new(format!("`up` ended at once ({status})")));
+        }
+        let data = DataDir::locate(global.data.as_deref())?;
+        if up::is_ready(&data)? {
+            let (config, client) = (data.config()?, global.client()?);
+            // The nodes are seen a moment after their agents have begun.
+            if let Ok(nodes) = client.nodes().await
+                && nodes.len() >= up::living_nodes(&data)?
+            {
+                return Ok(Cluster { data, config, client, child, temporary: None });
+            }
+        }
+        if begun.elapsed() > PATIENCE {
+            if let Some(child) = child {
+                stop_up(child).await?;
+            }
+            return Err(Failure::new(format!("the cluster is not ready after {PATIENCE:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
