@@ -32,6 +32,8 @@ pub mod store;
 pub mod testing;
 pub mod volume;
 pub mod workflow;
+#[cfg(feature = "testing")]
+pub mod world;
 
 pub use error::{Effect, Error, ErrorKind, Result, Retry};
 pub use observed::Observed;

@@ -106,6 +106,7 @@ impl<'a> Executor<'a> {
             Action::RecordConditions(conditions) => {
                 self.change_service(snapshot, |service, _| service.conditions = conditions.clone()).await
             }
+            Action::EndOperation(operation) => self.end_operation(snapshot, operation).await,
             Action::AdvanceOperation(operation) => self.advance_operation(snapshot, operation).await,
         }
     }
@@ -351,7 +352,6 @@ impl<'a> Executor<'a> {
         let mut operation = operation.clone();
         operation.server = Some(self.server.clone());
         let key = self.store.operation_key(&operation.id)?;
-        let ended = operation.state.is_final();
         match self.store.records().update(&key, &operation, version).await? {
             WriteOutcome::Applied(version) => {
                 snapshot.operation_version = Some(version);
@@ -359,20 +359,22 @@ impl<'a> Executor<'a> {
             }
             WriteOutcome::Conflict => return Ok(Progress::Stale),
         }
-        if !ended && !taken_over {
+        if !taken_over {
             return Ok(Progress::Done);
         }
         self.change_service(snapshot, |service, now| {
-            if ended && service.operation.as_ref() == Some(&operation.id) {
+            let message = format!("{} {} goes on", operation.kind, operation.id);
+            service.events.push(now, Reason::OperationResumed, None, message);
+        })
+        .await
+    }
+
+    async fn end_operation(&self, snapshot: &mut Snapshot, operation: &Operation) -> Result<Progress> {
+        self.change_service(snapshot, |service, now| {
+            if service.operation.as_ref() == Some(&operation.id) {
                 service.operation = None;
-            }
-            if taken_over {
-                let message = format!("{} of {} goes on", operation.kind, operation.id);
-                service.events.push(now, Reason::OperationResumed, None, message);
-            }
-            if operation.state == OperationState::Succeeded {
-                let message = format!("{} succeeded", operation.kind);
-                service.events.push(now, reason_of(&operation), None, message);
+                let message = format!("{} {}", operation.kind, operation.state);
+                service.events.push(now, reason_of(operation), None, message);
             }
         })
         .await

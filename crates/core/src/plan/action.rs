@@ -106,6 +106,8 @@ pub enum Action {
     RemoveWorkload,
     /// Record that the service is deleted.
     MarkDeleted,
+    /// Take an operation that has ended off its service.
+    EndOperation(Box<Operation>),
     /// Record that conditions have changed.
     RecordConditions(Vec<Condition>),
     /// Record how far the running operation is, as decided on its previous state.
@@ -134,6 +136,7 @@ impl fmt::Display for Action {
             Action::RemoveWorkload => f.write_str("remove-workload"),
             Action::MarkDeleted => f.write_str("mark-deleted"),
             Action::RecordConditions(_) => f.write_str("record-conditions"),
+            Action::EndOperation(operation) => write!(f, "end-operation {}", operation.kind),
             Action::AdvanceOperation(operation) => {
                 write!(f, "advance-operation {} {}", operation.kind, operation.state)
             }

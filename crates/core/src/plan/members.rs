@@ -20,7 +20,7 @@ pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
                 _ => {
                     let node = choose(facts, &placed, &member, group.name, None, None).ok();
                     if let Some(node) = &node {
-                        placed.set(member.clone(), group.name.clone(), node.clone());
+                        placed.set(facts, member.clone(), group.name.clone(), node.clone());
                     }
                     plan.actions.push(Action::CreateMember {
                         member: member.clone(),
@@ -80,7 +80,7 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
             .map(|node| &node.zone);
         match choose(facts, &placed, name, &record.group, record.last_node.as_ref(), zone) {
             Ok(node) => {
-                placed.set(name.clone(), record.group.clone(), node.clone());
+                placed.set(facts, name.clone(), record.group.clone(), node.clone());
                 plan.actions.push(Action::Place {
                     member: name.clone(),
                     from: record.placed_on.clone(),

@@ -71,6 +71,7 @@ fn waiting_for(name: &MemberName, member: &MemberFacts) -> Wait {
 pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
     let Some(operation) = &facts.operation else { return };
     if operation.state.is_final() {
+        plan.actions.push(Action::EndOperation(Box::new(operation.clone())));
         return;
     }
     let steps = steps(facts, operation);

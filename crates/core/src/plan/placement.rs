@@ -13,30 +13,44 @@ pub struct PlacementError {
     pub message: String,
 }
 
-/// What has been decided in this plan already: where members are, or will be.
+/// Where members are, or will be as this plan has decided already: counted, so that placing hundreds of members is
+/// no work of hundreds squared.
 #[derive(Debug, Default)]
 pub(super) struct Placed {
-    members: BTreeMap<MemberName, (GroupName, NodeName)>,
+    of_member: BTreeMap<MemberName, (GroupName, NodeName)>,
+    group_on_node: BTreeMap<(GroupName, NodeName), usize>,
+    group_in_zone: BTreeMap<(GroupName, ZoneName), usize>,
+    service_on_node: BTreeMap<NodeName, usize>,
 }
 
 impl Placed {
     pub(super) fn of(facts: &Facts) -> Self {
-        let members = facts
-            .members
-            .iter()
-            .filter_map(|(name, member)| {
-                let node = member.record.placed_on.clone()?;
-                Some((name.clone(), (member.record.group.clone(), node)))
-            })
-            .collect();
-        Placed { members }
+        let mut placed = Placed::default();
+        for (name, member) in &facts.members {
+            // Members on dead nodes are on their way elsewhere.
+            if let Some(node) = member.record.placed_on.clone().filter(|node| !facts.is_dead(node)) {
+                placed.set(facts, name.clone(), member.record.group.clone(), node);
+            }
+        }
+        placed
     }
 
-    pub(super) fn set(&mut self, member: MemberName, group: GroupName, node: NodeName) {
-        self.members.insert(member, (group, node));
+    pub(super) fn set(&mut self, facts: &Facts, member: MemberName, group: GroupName, node: NodeName) {
+        if let Some((old_group, old_node)) = self.of_member.insert(member, (group.clone(), node.clone())) {
+            self.count(facts, &old_group, &old_node, |count| *count = count.saturating_sub(1));
+        }
+        self.count(facts, &group, &node, |count| *count += 1);
     }
 
-    /// How many other members of the group are on the node, and in its zone; and of the service on the node.
+    fn count(&mut self, facts: &Facts, group: &GroupName, node: &NodeName, change: impl Fn(&mut usize)) {
+        change(self.group_on_node.entry((group.clone(), node.clone())).or_default());
+        change(self.service_on_node.entry(node.clone()).or_default());
+        if let Some(facts) = facts.nodes.get(node) {
+            change(self.group_in_zone.entry((group.clone(), facts.zone.clone())).or_default());
+        }
+    }
+
+    /// How many of the group are in the zone and on the node, and of the service on the node, but for `member`.
     fn crowd(
         &self,
         facts: &Facts,
@@ -45,19 +59,17 @@ impl Placed {
         node: &NodeName,
         zone: &ZoneName,
     ) -> Crowd {
-        let mut crowd = Crowd::default();
-        for (_, (other_group, other_node)) in self.members.iter().filter(|(name, _)| *name != member) {
-            // Members on dead nodes are on their way elsewhere.
-            if facts.is_dead(other_node) {
-                continue;
-            }
-            let same_node = other_node == node;
-            crowd.service_on_node += usize::from(same_node);
-            if other_group == group {
-                crowd.group_on_node += usize::from(same_node);
-                let in_zone = facts.nodes.get(other_node).is_some_and(|other| &other.zone == zone);
-                crowd.group_in_zone += usize::from(in_zone);
-            }
+        let count = |found: Option<&usize>| found.copied().unwrap_or_default();
+        let mut crowd = Crowd {
+            group_in_zone: count(self.group_in_zone.get(&(group.clone(), zone.clone()))),
+            group_on_node: count(self.group_on_node.get(&(group.clone(), node.clone()))),
+            service_on_node: count(self.service_on_node.get(node)),
+        };
+        if let Some((own_group, own_node)) = self.of_member.get(member) {
+            let own_zone = facts.nodes.get(own_node).map(|facts| &facts.zone);
+            crowd.group_in_zone -= usize::from(own_group == group && own_zone == Some(zone));
+            crowd.group_on_node -= usize::from(own_group == group && own_node == node);
+            crowd.service_on_node -= usize::from(own_node == node);
         }
         crowd
     }

@@ -72,6 +72,11 @@ impl MemoryVolumes {
         });
     }
 
+    /// Every volume of every cluster.
+    pub fn all(&self) -> Vec<VolumeStatus> {
+        self.shelf.with(|shelf| shelf.volumes.values().cloned().collect())
+    }
+
     /// Says in which zone a node is, for providers whose volumes are pinned to zones.
     pub fn set_node_zone(&self, node: &NodeName, zone: &ZoneName) {
         self.shelf.with(|shelf| shelf.node_zones.insert(node.clone(), zone.clone()));

@@ -1,0 +1,337 @@
+//! Crash tests, written once and applied to every workflow: whoever carries it out is killed before and after every
+//! single thing it does to a backend, another finishes, and the end is the same as without the crash.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use steadfast_core::backends::Backends;
+use steadfast_core::control::{Control, Guard};
+use steadfast_core::error::ErrorKind;
+use steadfast_core::ids::{MemberName, ServiceName};
+use steadfast_core::ip::IpProvider;
+use steadfast_core::layer::fault::{Fault, Faults};
+use steadfast_core::layer::{Access, Call};
+use steadfast_core::metadata::MetadataDb;
+use steadfast_core::model::ServiceState;
+use steadfast_core::orchestrator::Orchestrator;
+use steadfast_core::registry::Registry;
+use steadfast_core::testing::TestEnvironment;
+use steadfast_core::volume::Attachment;
+use steadfast_core::world::{World, service_file};
+
+/// What is asked for, or what happens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Workflow {
+    Create,
+    Restart,
+    Stop,
+    Start,
+    Delete,
+    Undelete,
+    Move,
+    Promote,
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Victim {
+    Server,
+    Agents,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn service() -> ServiceName {
+    "orders".parse().unwrap()
+}
+
+fn file() -> serde_json::Value {
+    let mut file = service_file("orders", 3);
+    file["failover"] = serde_json::json!({"promote_after": "1s"});
+    file
+}
+
+fn member(ordinal: u32) -> MemberName {
+    format!("orders-{ordinal}").parse().unwrap()
+}
+
+impl Workflow {
+    fn end(self) -> ServiceState {
+        match self {
+            Workflow::Stop => ServiceState::Stopped,
+            Workflow::Delete => ServiceState::Deleted,
+            _ => ServiceState::Healthy,
+        }
+    }
+
+    /// What must have happened before.
+    async fn prepare(self, world: &mut World, server: &Control) {
+        if self == Workflow::Create {
+            return;
+        }
+        let created = server.apply(file(), Guard::default()).await.unwrap();
+        world.finish(server, &created.id).await.unwrap();
+        let before = match self {
+            Workflow::Start => server.stop(&service(), Guard::default()).await.unwrap(),
+            Workflow::Undelete => server.delete(&service(), Guard::default()).await.unwrap(),
+            _ => return,
+        };
+        world.finish(server, &before.id).await.unwrap();
+    }
+
+    /// Asked of a server that stays: what is asked is recorded before it is answered.
+    async fn begin(self, world: &mut World, server: &Control) {
+        let guard = Guard::default();
+        match self {
+            Workflow::Create => drop(server.apply(file(), guard).await.unwrap()),
+            Workflow::Restart => drop(server.restart(&service(), guard).await.unwrap()),
+            Workflow::Stop => drop(server.stop(&service(), guard).await.unwrap()),
+            Workflow::Start => drop(server.start(&service(), guard).await.unwrap()),
+            Workflow::Delete => drop(server.delete(&service(), guard).await.unwrap()),
+            Workflow::Undelete => drop(server.undelete(&service(), guard).await.unwrap()),
+            Workflow::Move => {
+                let node = world.holder(&service(), &member(0)).await.unwrap().unwrap();
+                world.kill(&node);
+            }
+            Workflow::Promote => {
+                for node in world.nodes.values_mut() {
+                    node.broken.insert(member(0));
+                }
+            }
+        }
+    }
+
+    async fn is_done(self, server: &Control) -> bool {
+        let Ok(view) = server.service(&service()).await else { return false };
+        if self == Workflow::Promote {
+            return view.primary.is_some_and(|primary| primary != member(0));
+        }
+        view.state == self.end() && view.operation.is_none()
+    }
+}
+
+/// Everything a run leaves behind that another run must leave the same.
+#[derive(Debug, PartialEq)]
+struct End {
+    volumes: usize,
+    attached: usize,
+    addresses: usize,
+    names: BTreeSet<String>,
+    workloads: usize,
+    unreleased: Vec<usize>,
+    generations: Vec<u64>,
+}
+
+async fn end(world: &World) -> End {
+    let store = world.store(Arc::new(world.db.clone())).unwrap();
+    let members = store.members(&service()).await.unwrap();
+    let zone = "world.steadfast.internal".parse().unwrap();
+    let volumes = world.volumes.all();
+    End {
+        volumes: volumes.len(),
+        attached: volumes.iter().filter(|volume| volume.attachment != Attachment::Free).count(),
+        addresses: world.ips.list().await.unwrap().len(),
+        names: world
+            .registry
+            .records(&zone)
+            .await
+            .unwrap()
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect(),
+        workloads: world.orchestrator.services().await.unwrap().len(),
+        unreleased: members.iter().map(|member| member.body.unreleased.len()).collect(),
+        generations: members.iter().map(|member| member.body.generation.0).collect(),
+    }
+}
+
+/// The servers' leases are left out: they are renewed all the time, and their loss is tested by silence.
+fn is_write(call: &Call<'_>) -> bool {
+    let subject = call.subject.to_string();
+    let heartbeat = ["/leases/", "/servers/"].iter().any(|part| subject.contains(part));
+    call.access == Access::Write && !heartbeat
+}
+
+/// Backends that answer `writes` changes and then nothing ever again: their user is dead.
+fn mortal(world: &World, faults: &Faults, writes: u32) -> (Arc<dyn MetadataDb>, Backends) {
+    let made = AtomicU32::new(0);
+    faults.always(
+        move |call| {
+            let dead = made.load(Ordering::Relaxed) >= writes;
+            if !dead && is_write(call) {
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+            dead
+        },
+        Fault::Refused(ErrorKind::Unavailable),
+    );
+    around(world, faults)
+}
+
+fn around(world: &World, faults: &Faults) -> (Arc<dyn MetadataDb>, Backends) {
+    let plain = world.backends().unwrap();
+    let backends = Backends {
+        volumes: faults.around(plain.volumes),
+        ips: faults.around(plain.ips),
+        registry: faults.around(plain.registry),
+        orchestrator: faults.around(plain.orchestrator),
+        zone: plain.zone,
+    };
+    (faults.around(Arc::new(world.db.clone()) as Arc<dyn MetadataDb>), backends)
+}
+
+/// One run in which the victim does `writes` things and dies. `None`: the workflow was done before.
+async fn run(workflow: Workflow, victim: Victim, writes: u32) -> Option<End> {
+    let mut world = World::new(TestEnvironment::new(3).environment, 4).await.unwrap();
+    let first = world.plain_server("server-1").unwrap();
+    workflow.prepare(&mut world, &first).await;
+    workflow.begin(&mut world, &first).await;
+    let faults = Faults::new();
+    match victim {
+        Victim::Server => {
+            let (db, backends) = mortal(&world, &faults, writes);
+            let doomed = world.server("server-1", db, backends).unwrap();
+            run_until_dead(workflow, &mut world, &doomed, &faults).await;
+        }
+        Victim::Agents => {
+            let (db, backends) = mortal(&world, &faults, writes);
+            restart_agents(&mut world, db, &backends);
+            run_until_dead(workflow, &mut world, &first, &faults).await;
+            let plain = world.backends().unwrap();
+            let db = Arc::new(world.db.clone());
+            restart_agents(&mut world, db, &plain);
+        }
+    }
+    if faults.fired() == 0 {
+        return None;
+    }
+    let second = world.plain_server("server-2").unwrap();
+    let begun = world.env.clock().monotonic();
+    while !workflow.is_done(&second).await {
+        world.round(&second).await.unwrap();
+        assert_at_most_one_writer(&world);
+        let waited = world.env.clock().monotonic().since(begun);
+        assert!(
+            waited < MINUTE * 5,
+            "{workflow:?} is stuck after {writes} writes of {victim:?}: {:?}",
+            second.service(&service()).await
+        );
+        world.env.clock().sleep(Duration::from_millis(250)).await;
+    }
+    for _ in 0..8 {
+        world.round(&second).await.unwrap();
+    }
+    Some(end(&world).await)
+}
+
+fn restart_agents(world: &mut World, db: Arc<dyn MetadataDb>, backends: &Backends) {
+    let store = world.store(db).unwrap();
+    for node in world.nodes.values_mut() {
+        node.restart_agent(store.clone(), backends.clone());
+    }
+}
+
+async fn run_until_dead(workflow: Workflow, world: &mut World, server: &Control, faults: &Faults) {
+    let begun = world.env.clock().monotonic();
+    while faults.fired() == 0 && world.env.clock().monotonic().since(begun) < MINUTE {
+        // A dying server fails its round; that is the point.
+        drop(world.round(server).await);
+        assert_at_most_one_writer(world);
+        if faults.fired() == 0 && workflow.is_done(server).await {
+            return;
+        }
+        world.env.clock().sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn assert_at_most_one_writer(world: &World) {
+    for ordinal in 0..3 {
+        let running = world.nodes.values().filter(|node| node.runs(&member(ordinal))).count();
+        assert!(running <= 1, "{} runs {running} times", member(ordinal));
+    }
+    let writers = (0..3)
+        .map(|ordinal| world.nodes.values().filter(|node| node.is_writable(&member(ordinal))).count())
+        .sum::<usize>();
+    assert!(writers <= 1, "{writers} members take writes");
+}
+
+/// A run of every length until one in which nobody had to die.
+async fn every_crash(workflow: Workflow, victim: Victim) {
+    let calm = calm(workflow, None).await;
+    for writes in 0.. {
+        assert!(writes < 2_000, "the workflow does not end");
+        match run(workflow, victim, writes).await {
+            Some(end) => assert_eq!(end, calm, "{workflow:?}: {victim:?} killed after {writes} writes"),
+            None => {
+                assert!(writes > 1, "nothing was ever killed: the test tests nothing");
+                return;
+            }
+        }
+    }
+}
+
+/// A run in which nobody dies, with a fault for every write of everybody.
+async fn calm(workflow: Workflow, fault: Option<Fault>) -> End {
+    let mut world = World::new(TestEnvironment::new(3).environment, 4).await.unwrap();
+    let first = world.plain_server("server-1").unwrap();
+    workflow.prepare(&mut world, &first).await;
+    workflow.begin(&mut world, &first).await;
+    let faults = Faults::new();
+    if let Some(fault) = fault {
+        faults.always(is_write, fault);
+    }
+    let (db, backends) = around(&world, &faults);
+    restart_agents(&mut world, Arc::clone(&db), &backends);
+    let server = world.server("server-1", db, backends).unwrap();
+    let begun = world.env.clock().monotonic();
+    while !workflow.is_done(&server).await {
+        world.round(&server).await.unwrap();
+        assert_at_most_one_writer(&world);
+        assert!(world.env.clock().monotonic().since(begun) < MINUTE * 5, "{workflow:?} is stuck");
+        world.env.clock().sleep(Duration::from_millis(250)).await;
+    }
+    for _ in 0..8 {
+        world.round(&server).await.unwrap();
+    }
+    assert_eq!(faults.fired() > 0, fault.is_some());
+    end(&world).await
+}
+
+macro_rules! for_every_workflow {
+    ($($name:ident: $workflow:ident),+ $(,)?) => {
+        $(
+            mod $name {
+                use super::*;
+
+                #[tokio::test(start_paused = true)]
+                async fn is_finished_when_its_server_is_killed_at_any_point() {
+                    every_crash(Workflow::$workflow, Victim::Server).await;
+                }
+
+                #[tokio::test(start_paused = true)]
+                async fn is_finished_when_the_agents_are_killed_at_any_point() {
+                    every_crash(Workflow::$workflow, Victim::Agents).await;
+                }
+
+                #[tokio::test(start_paused = true)]
+                async fn ends_the_same_when_everything_is_done_twice() {
+                    let once = calm(Workflow::$workflow, None).await;
+                    assert_eq!(calm(Workflow::$workflow, Some(Fault::Repeated)).await, once);
+                }
+            }
+        )+
+    };
+}
+
+for_every_workflow! {
+    create: Create,
+    restart: Restart,
+    stop: Stop,
+    start: Start,
+    delete: Delete,
+    undelete: Undelete,
+    moving: Move,
+    promotion: Promote,
+}
