@@ -267,16 +267,10 @@ impl Claimant {
         let host = self.zone.child(&member.name).map_err(|error| {
             Error::new(ErrorKind::Invalid, "claim", "name", &member.name, error).without_effect()
         })?;
-        let held = member
-            .holder
-            .as_ref()
-            .is_some_and(|holder| holder.node == self.node && holder.incarnation == self.incarnation);
-        let others: Vec<Holder> = member
-            .unreleased
-            .iter()
-            .filter(|holder| !(holder.node == self.node && holder.incarnation == self.incarnation))
-            .cloned()
-            .collect();
+        // A holder that has given everything back holds nothing: its next claim is a new epoch.
+        let ours = |holder: &Holder| holder.node == self.node && holder.incarnation == self.incarnation;
+        let held = member.holder.as_ref().is_some_and(ours) && member.unreleased.iter().any(ours);
+        let others: Vec<Holder> = member.unreleased.iter().filter(|holder| !ours(holder)).cloned().collect();
         let mut volumes = Vec::new();
         for binding in &member.volumes {
             let Some(id) = binding.id.clone() else { continue };
