@@ -14,7 +14,7 @@ use steadfast_core::engine::{Engine, Peer, WantedRole};
 use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::ids::{Epoch, Incarnation, MemberName, RoleTerm};
 use steadfast_core::model::{
-    Leadership, Member, MemberPhase, MemberStatus, Reason, Role, RoleState, Service, SpecRevision,
+    Holder, Leadership, Member, MemberPhase, MemberStatus, Reason, Role, RoleState, Service, SpecRevision,
 };
 use steadfast_core::orchestrator::Run;
 use steadfast_core::runtime::Moment;
@@ -345,10 +345,10 @@ impl MemberTask {
             Records::Gone => (Holding::NotOurs, false),
             Records::Known(known) => {
                 let member = &known.member;
-                let ours = member
-                    .holder
-                    .as_ref()
-                    .is_some_and(|holder| holder.node == config.node && &holder.incarnation == incarnation);
+                let is_us =
+                    |holder: &Holder| holder.node == config.node && &holder.incarnation == incarnation;
+                // Whoever has given everything back holds nothing, though the record still names it.
+                let ours = member.holder.as_ref().is_some_and(is_us) && member.unreleased.iter().any(is_us);
                 let unreleased = member.unreleased.iter().any(|holder| holder.node == config.node);
                 (if ours { Holding::Ours(member.epoch) } else { Holding::NotOurs }, unreleased)
             }

@@ -6,6 +6,9 @@
     reason = "test support: each test file uses its part, and a failure is a panic"
 )]
 
+pub mod redis;
+pub mod world;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
