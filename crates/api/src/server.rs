@@ -76,7 +76,8 @@ pub use page::Page;
 pub struct Limits {
     /// The longest body, in bytes; one that carries a stored value may be longer by what encoding adds.
     pub body_bytes: usize,
-    /// How long one request may take; streams count until their first byte.
+    /// How long one request may take; streams count until their first byte. Less than clients wait, so that they
+    /// learn why.
     pub request: Duration,
     /// How long a stream is silent before a heartbeat.
     pub heartbeat: Duration,
@@ -88,7 +89,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             body_bytes: 1 << 20,
-            request: Duration::from_secs(30),
+            request: Duration::from_secs(20),
             heartbeat: Duration::from_secs(10),
             watch_history: 4096,
         }

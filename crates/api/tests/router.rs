@@ -401,10 +401,10 @@ async fn let_in(server: &steadfast_api::testing::TestServer, method: &str, path:
 
 /// Every documented method and path, filled in, and whether it is open to all.
 fn routes() -> Vec<(&'static str, String, bool)> {
-    let document = serde_json::to_value(steadfast_api::server::openapi()).unwrap();
+    let document = serde_json::to_value(steadfast_api::server::openapi()).expect("it is JSON");
     let mut routes = Vec::new();
-    for (path, methods) in document["paths"].as_object().unwrap() {
-        for (method, operation) in methods.as_object().unwrap() {
+    for (path, methods) in document["paths"].as_object().expect("it is an object") {
+        for (method, operation) in methods.as_object().expect("it is an object") {
             let filled = path
                 .replace("{cluster}", "test")
                 .replace("{service}", "orders")

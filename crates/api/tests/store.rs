@@ -93,7 +93,12 @@ async fn a_node_writes_its_own_keys_and_no_others() {
     let (server, db) = server().await;
     let node = client(&server, NODE);
     let create = async |rest: &str| node.store_put(&key(rest), Bytes::from("{}"), Precondition::Absent).await;
-    for own in ["nodes/node-1/status", "nodes/node-1/record", "ip/127.1.0.1", "dns/zone/name"] {
+    for own in [
+        "nodes/node-1/status",
+        "nodes/node-1/record",
+        "ip/127.1.0.1",
+        "dns/names/orders-0.test.steadfast.internal/addresses",
+    ] {
         let Ok(CasOutcome::Applied(version)) = create(own).await else { panic!("{own}") };
         let outcome = node.store_delete(&key(own), &version).await.unwrap();
         assert_eq!(outcome, CasOutcome::Applied(version), "{own}");
@@ -111,6 +116,8 @@ async fn a_node_writes_its_own_keys_and_no_others() {
         "members/orders",
         "members/orders/orders-0",
         "format",
+        "ip-owners/m-1",
+        "dns/zones/test.steadfast.internal",
     ] {
         denied(create(foreign).await);
         let version = put(&db, &key(foreign), &json!({})).await;

@@ -5,7 +5,7 @@
 //! | `secrets/…` | no | no |
 //! | `nodes/SELF/…` | yes | yes |
 //! | `members/…` | yes | update where it is placed, holds or has held unreleased; only what a claim changes |
-//! | `ip/…`, `dns/…` | yes | yes |
+//! | `ip/…`, `dns/names/…` | yes | yes: claims move addresses and names |
 //! | everything else | yes | no |
 
 use bytes::Bytes;
@@ -46,7 +46,7 @@ impl NodeRights<'_> {
     pub(crate) fn check_write(&self, operation: &'static str, key: &Key) -> Result<WriteRight> {
         match self.inside(key).as_slice() {
             ["nodes", node, _, ..] if *node == self.node.as_str() => Ok(WriteRight::Granted),
-            ["ip" | "dns", _, ..] => Ok(WriteRight::Granted),
+            ["ip", _, ..] | ["dns", "names", _, ..] => Ok(WriteRight::Granted),
             ["members", _, _] if operation == "put" => Ok(WriteRight::AsClaim),
             _ => Err(self.denied(operation, key, "it is not the node's own")),
         }

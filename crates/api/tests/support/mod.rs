@@ -137,15 +137,15 @@ impl Scripted {
     }
 
     pub(crate) fn fail(&self, error: ControlError) {
-        *self.failure.lock().unwrap() = Some(error);
+        *self.failure.lock().expect("no test panics with it") = Some(error);
     }
 
     pub(crate) fn last(&self) -> String {
-        self.asked.lock().unwrap().last().cloned().unwrap_or_default()
+        self.asked.lock().expect("no test panics with it").last().cloned().unwrap_or_default()
     }
 
     pub(crate) fn last_guard(&self) -> Guard {
-        self.guards.lock().unwrap().last().cloned().unwrap_or_default()
+        self.guards.lock().expect("no test panics with it").last().cloned().unwrap_or_default()
     }
 
     /// A server of the cluster `test` with this control plane.
@@ -169,11 +169,11 @@ impl Scripted {
     }
 
     async fn answer<T: serde::de::DeserializeOwned>(&self, asked: String, sample: Value) -> ControlResult<T> {
-        self.asked.lock().unwrap().push(asked);
-        if *self.hang.lock().unwrap() {
+        self.asked.lock().expect("no test panics with it").push(asked);
+        if *self.hang.lock().expect("no test panics with it") {
             std::future::pending::<()>().await;
         }
-        let failure = self.failure.lock().unwrap().clone();
+        let failure = self.failure.lock().expect("no test panics with it").clone();
         match failure {
             Some(error) => Err(error),
             None => Ok(serde_json::from_value(sample).expect("the sample is of its type")),
@@ -181,8 +181,8 @@ impl Scripted {
     }
 
     async fn begin(&self, what: &str, service: &str, guard: Guard) -> ControlResult<Operation> {
-        self.guards.lock().unwrap().push(guard);
-        let state = *self.operation_state.lock().unwrap();
+        self.guards.lock().expect("no test panics with it").push(guard);
+        let state = *self.operation_state.lock().expect("no test panics with it");
         self.answer(format!("{what} {service}"), operation("op-1", what, service, state)).await
     }
 }
