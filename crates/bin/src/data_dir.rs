@@ -83,7 +83,7 @@ impl DataDir {
     ) -> Result<(DataDir, ClusterConfig)> {
         let data = DataDir::locate(given)?;
         data.check_length()?;
-        data.make("")?;
+        data.make_passable("")?;
         let data = DataDir { root: fs::canonicalize(&data.root).context("find the data folder")? };
         data.check_writable()?;
         let before = data.config_if_any()?;
@@ -96,9 +96,10 @@ impl DataDir {
             let text = serde_json::to_string_pretty(&config).context("write the configuration")?;
             data.write("cluster.json", &format!("{text}\n"), 0o644)?;
         }
-        for folder in ["tokens", "store", "servers", "nodes", "volumes", "logs"] {
+        for folder in ["tokens", "store", "servers", "volumes", "logs"] {
             data.make(folder)?;
         }
+        data.make_passable("nodes")?;
         data.token_file("token")?;
         data.token_file("server-token")?;
         Ok((data, config))
@@ -194,6 +195,17 @@ impl DataDir {
     pub(crate) fn make(&self, tail: impl AsRef<Path>) -> Result<()> {
         let path = self.path(tail);
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| unusable(&path, &error))
+    }
+
+    /// Makes a folder below this one that engines of another user have to pass through, if there can be any: only
+    /// root starts engines as somebody else.
+    pub(crate) fn make_passable(&self, tail: impl AsRef<Path>) -> Result<()> {
+        self.make(&tail)?;
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(());
+        }
+        let path = self.path(tail);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o711)).map_err(|error| unusable(&path, &error))
     }
 
     /// Writes a file whole: what was there before stays if anything fails.

@@ -59,6 +59,9 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     let data = DataDir::locate(global.data.as_deref())?;
     let config = data.config()?;
     let environment = Environment::system(crate::data_dir::random()?);
+    let folder = PathBuf::from("nodes").join(options.node.as_str());
+    data.make_passable(&folder)?;
+    data.make_passable(folder.join("run"))?;
     let dir = NodeDir::new(data.node(&options.node));
     let hold = dir.hold(environment.entropy()).map_err(|error| {
         let failure = Failure::new(format!("become the agent of {}: {error}", options.node));

@@ -24,6 +24,7 @@ use steadfast_core::Environment;
 use steadfast_core::control::Control;
 use steadfast_core::controller::{Controller, ControllerConfig};
 use steadfast_core::ids::ServerId;
+use steadfast_core::registry::Registry as _;
 use steadfast_lock::Lock;
 
 use self::clients::StoredClients;
@@ -88,6 +89,7 @@ pub(crate) async fn serve(given: Option<&Path>, options: ServeOptions) -> Result
     let db = stake.first().await?;
     let server = Server::new(&data, &config, &options.id, &environment, &db)?;
     stake.watch(db.clone());
+    server.ensure_zone(&config);
     server.controller.start();
     server.answer_names(&config, db.clone());
     tokens::follow(&data, options.tokens.as_deref(), &principals, &environment);
@@ -200,6 +202,28 @@ impl Server {
             ready: Arc::new(|| Ok(())),
             limits: Limits::default(),
         }
+    }
+
+    /// Makes sure that the cluster's zone exists, as soon as the store can be reached.
+    fn ensure_zone(&self, config: &ClusterConfig) {
+        let (environment, registry, zone) =
+            (self.environment.clone(), self.registry.clone(), config.zone.clone());
+        let tasks = environment.tasks().clone();
+        let until = tasks.shutdown();
+        tasks.spawn("zone", async move {
+            while !until.is_requested() {
+                match registry.ensure_zone(&zone).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(%zone, error = %error.chain(), "the zone cannot be made yet")
+                    }
+                }
+                tokio::select! {
+                    () = until.requested() => {}
+                    () = environment.clock().sleep(DNS_ROUND) => {}
+                }
+            }
+        });
     }
 
     /// Answers questions about names for as long as this server owns the store: there every change is seen before

@@ -179,7 +179,7 @@ async fn lay_out(data: &DataDir, options: &UpOptions) -> Result<Layout> {
         data.make(Path::new("servers").join(server.id.as_str()))?;
     }
     for NodeEntry { node, .. } in &layout.nodes {
-        data.make(Path::new("nodes").join(node.as_str()))?;
+        data.make_passable(Path::new("nodes").join(node.as_str()))?;
         data.token_file(&format!("tokens/{node}"))?;
     }
     Ok(layout)
