@@ -231,9 +231,7 @@ fn write_config(job: &PrepareJob, engine: &dyn Engine, run_as: Option<RunAs>) ->
 }
 
 fn make_folder(job: &PrepareJob, folder: &Path, run_as: Option<RunAs>) -> Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
+    // A volume's provider may have made it for ourselves: who the engine runs as is known here only.
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
