@@ -6,6 +6,8 @@
 //! with the last of its processes ([`LockProver`]).
 
 mod assignments;
+#[cfg(test)]
+mod conformance_tests;
 pub mod node_dir;
 mod nodes;
 mod prover;
@@ -87,8 +89,12 @@ impl Orchestrator for ProcessOrchestrator {
     }
 
     async fn tasks(&self, service: &ServiceName) -> Result<Vec<TaskReport>> {
-        let members: BTreeSet<_> =
+        // A node says which members it runs, not of which service: those with a record, and those assigned.
+        let mut members: BTreeSet<_> =
             self.store.members(service).await?.into_iter().map(|member| member.body.name).collect();
+        let assigned = assignments::all(&self.store).await?.into_iter().map(|(_, found)| found.body);
+        members
+            .extend(assigned.filter(|found| found.service == *service).map(|found| found.placement.member));
         let mut tasks = Vec::new();
         for (record, status) in self.store.nodes().await? {
             // What an earlier life of the node has said is over.
