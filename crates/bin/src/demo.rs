@@ -106,10 +106,11 @@ async fn demonstrate(cluster: &Cluster, engine: Engine) -> Result<Report> {
     let killed = kill_node(&cluster.data, &node)?;
     let mut phases = Phases::new(begun);
     phases.reach("node_killed");
+    let dead = Instant::now();
     step(&format!("{killed} processes of {node} are gone after {} ms", phases.last()));
     let after = follow_return(client, &service, &before, &node, &mut phases).await?;
-    until_acknowledged_since(&writer, begun).await?;
-    phases.reach("first_acknowledged_write");
+    let first = first_acknowledged_after(&writer, dead).await?;
+    phases.reach_at("first_acknowledged_write", first);
     tell(&phases);
     let more = writer.acknowledged() + AFTER;
     until_written(&writer, more, RETURN).await?;
@@ -286,11 +287,12 @@ async fn until_written(writer: &Writer, count: usize, limit: Duration) -> Result
     Ok(())
 }
 
-async fn until_acknowledged_since(writer: &Writer, moment: Instant) -> Result<()> {
-    let begun = Instant::now();
-    // What was under way at the kill may have been acknowledged in that very moment: the gap tells.
-    while writer.last_acknowledged().is_none_or(|last| last <= moment + POLL) {
-        if begun.elapsed() > RETURN {
+async fn first_acknowledged_after(writer: &Writer, dead: Instant) -> Result<Instant> {
+    loop {
+        if let Some(first) = writer.first_after(dead) {
+            return Ok(first);
+        }
+        if dead.elapsed() > RETURN {
             let last = writer.last_error().unwrap_or_else(|| "no error".to_owned());
             return Err(Failure::new(format!(
                 "no write was acknowledged for {RETURN:?}; last error: {last}"
@@ -299,7 +301,6 @@ async fn until_acknowledged_since(writer: &Writer, moment: Instant) -> Result<()
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(())
 }
 
 async fn newest_event(client: &Client, service: &ServiceName) -> Result<steadfast_core::runtime::Timestamp> {

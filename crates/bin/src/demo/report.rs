@@ -29,8 +29,13 @@ impl Phases {
 
     /// Records that a phase is reached now.
     pub(super) fn reach(&mut self, name: &'static str) {
-        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.reached.push((name, millis));
+        self.reach_at(name, Instant::now());
+    }
+
+    /// Records that a phase was reached then.
+    pub(super) fn reach_at(&mut self, name: &'static str, at: Instant) {
+        let since = at.saturating_duration_since(self.begun);
+        self.reached.push((name, u64::try_from(since.as_millis()).unwrap_or(u64::MAX)));
     }
 
     /// Records it unless it was before; says whether it did.

@@ -24,11 +24,8 @@ pub(super) struct Target {
 /// What has become of the writes so far.
 #[derive(Debug, Default)]
 struct Record {
-    tried: u64,
-    acknowledged: Vec<u64>,
-    last_acknowledged: Option<Instant>,
+    acknowledged: Vec<(u64, Instant)>,
     longest_gap: Duration,
-    connections: u32,
     last_error: Option<String>,
 }
 
@@ -75,9 +72,12 @@ impl Writer {
         self.with(|record| record.acknowledged.len())
     }
 
-    /// When the last one was.
-    pub(super) fn last_acknowledged(&self) -> Option<Instant> {
-        self.with(|record| record.last_acknowledged)
+    /// When the first one after `moment` was.
+    pub(super) fn first_after(&self, moment: Instant) -> Option<Instant> {
+        self.with(|record| {
+            let later = record.acknowledged.iter().rev().map(|(_, at)| *at).take_while(|at| *at > moment);
+            later.last()
+        })
     }
 
     /// The longest time between two acknowledgements.
@@ -93,7 +93,8 @@ impl Writer {
     /// Stops writing, and reads everything back: how many acknowledged writes there were, and those that are lost.
     pub(super) async fn check(self, patience: Duration) -> Result<(usize, Vec<u64>), String> {
         self.task.abort();
-        let acknowledged = self.with(|record| record.acknowledged.clone());
+        let acknowledged: Vec<u64> =
+            self.with(|record| record.acknowledged.iter().map(|(number, _)| *number).collect());
         let begun = Instant::now();
         loop {
             let read = async {
@@ -117,20 +118,24 @@ impl Writer {
     }
 }
 
+/// Milliseconds since 1970, with room for a million writes in each.
+fn first_number() -> u64 {
+    let now = steadfast_core::runtime::Timestamp::now().as_millisecond();
+    u64::try_from(now).unwrap_or(0).saturating_mul(1_000_000)
+}
+
 async fn write(target: Target, record: Arc<Mutex<Record>>) {
     let note = |change: &dyn Fn(&mut Record)| {
         change(&mut record.lock().unwrap_or_else(PoisonError::into_inner));
     };
     let mut session: Option<Box<dyn Session>> = None;
-    let mut number = 0;
+    // Numbers of an earlier run must not be taken for ours.
+    let mut number = first_number();
     loop {
         let mut current = match session.take() {
             Some(session) => session,
             None => match target.connect().await {
-                Ok(fresh) => {
-                    note(&|record| record.connections += 1);
-                    fresh
-                }
+                Ok(fresh) => fresh,
                 Err(error) => {
                     note(&|record| record.last_error = Some(error.clone()));
                     tokio::time::sleep(RECONNECT).await;
@@ -140,16 +145,14 @@ async fn write(target: Target, record: Arc<Mutex<Record>>) {
         };
         // Never the same number twice: a write whose outcome is not known stays unknown.
         number += 1;
-        note(&|record| record.tried = number);
         match current.write(number).await {
             Ok(()) => {
                 let now = Instant::now();
                 note(&|record| {
-                    record.acknowledged.push(number);
-                    if let Some(last) = record.last_acknowledged {
-                        record.longest_gap = record.longest_gap.max(now - last);
+                    if let Some((_, last)) = record.acknowledged.last() {
+                        record.longest_gap = record.longest_gap.max(now - *last);
                     }
-                    record.last_acknowledged = Some(now);
+                    record.acknowledged.push((number, now));
                 });
                 session = Some(current);
                 tokio::time::sleep(PACE).await;
