@@ -81,5 +81,18 @@ pub fn plan(facts: &Facts) -> Plan {
     }
     operations::advance(facts, &mut plan);
     health::record_changes(facts, &mut plan);
+    archive_events(facts, &mut plan);
     plan
+}
+
+/// Records with many events give the oldest up.
+fn archive_events(facts: &Facts, plan: &mut Plan) {
+    if facts.service.events.is_full() {
+        plan.actions.push(Action::ArchiveEvents { member: None });
+    }
+    for (name, member) in &facts.members {
+        if member.record.events.is_full() {
+            plan.actions.push(Action::ArchiveEvents { member: Some(name.clone()) });
+        }
+    }
 }

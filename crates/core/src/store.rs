@@ -12,7 +12,9 @@
 //! | `blueprints/DIGEST` | the blueprint's files, as the catalog stores them |
 //! | `nodes/NODE/record`, `nodes/NODE/status` | [`NodeRecord`], [`NodeStatus`] |
 //! | `leases/SHARD` | [`Lease`](crate::lease::Lease) of the servers |
-//! | `events/SERVICE_ID/FIRST` | archived events |
+//! | `events/SERVICE_ID/OF/FIRST` | archived events of the service or a member |
+//! | `deleted/SERVICE_ID/…` | what a deleted service was, once its name is used again |
+//! | `servers/ID` | that a server is there |
 //! | `tasks/NODE/MEMBER` | assignments of the process orchestrator |
 //! | `dns/…`, `ip/…` | state of backends that keep theirs in the store |
 

@@ -1,6 +1,8 @@
 //! Crash tests, written once and applied to every workflow: whoever carries it out is killed before and after every
 //! single thing it does to a backend, another finishes, and the end is the same as without the crash.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

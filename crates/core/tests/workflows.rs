@@ -1,5 +1,7 @@
 //! The workflows over memory backends: what a user asks for comes about, and stays so through loss.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -375,4 +377,33 @@ async fn a_server_without_a_lease_does_nothing() {
     let before = world.db.writes();
     second.controller().reconcile(&name("orders")).await.unwrap();
     assert_eq!(world.db.writes(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_archived_in_order_and_none_is_lost() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    for _ in 0..30 {
+        server.pause(&name("orders")).await.unwrap();
+        server.resume(&name("orders")).await.unwrap();
+        world.round(&server).await.unwrap();
+    }
+    let record = server.store().service(&name("orders")).await.unwrap().unwrap().body;
+    assert!(record.events.iter().count() < 64, "older ones have left the record");
+    let of_service: Vec<u64> = server
+        .events(Some(&name("orders")), None, 1000)
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|view| view.event.member.is_none())
+        .map(|view| view.event.seq)
+        .collect();
+    assert_eq!(of_service, (1..=record.events.newest()).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_the_name_server_is_taken() {
+    let (_world, server) = world(3).await;
+    let error = server.apply(service_file("ns", 3), Guard::default()).await.unwrap_err();
+    assert!(matches!(error, ControlError::Invalid(problems) if problems[0].field == "name"));
 }

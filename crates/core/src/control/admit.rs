@@ -9,6 +9,9 @@ use crate::model::{
 };
 use crate::orchestrator::PlacementBy;
 
+/// The label under which a zone's own name server has its address.
+const NAME_SERVER: &str = "ns";
+
 /// A spec that was let in.
 #[derive(Debug)]
 pub(super) struct Admitted {
@@ -49,6 +52,13 @@ impl Control {
         let spec = ServiceSpec::from_input(input).map_err(ControlError::Invalid)?;
         let resolved = self.blueprints.resolve(&spec).map_err(ControlError::Invalid)?;
         let mut problems = Vec::new();
+        if spec.name.as_str() == NAME_SERVER {
+            problems.push(SpecError::new(
+                "name",
+                format!("{NAME_SERVER} is the name of the cluster's name server"),
+                "choose another name",
+            ));
+        }
         for group in &resolved.groups {
             if let Err(error) = MemberName::of(&spec.name, &group.name, group.replicas.saturating_sub(1)) {
                 problems.push(SpecError::new("name", error.to_string(), "choose a shorter name"));

@@ -3,8 +3,9 @@
 use super::change::{no_node, no_service};
 use super::{Control, ControlError, ControlResult, EventView, MemberView, NodeView, ServiceView};
 use crate::controller::{NodeTable, SeenNode, Snapshot};
-use crate::ids::{MemberName, NodeName, OperationId, ServiceName};
-use crate::model::{Member, MemberPhase, MemberStatus, Operation, Role};
+use crate::ids::{MemberName, NodeName, OperationId, ServiceId, ServiceName};
+use crate::metadata::Versioned;
+use crate::model::{Event, Member, MemberPhase, MemberStatus, Operation, Role};
 use crate::plan::{MemberFacts, Verdict, plan};
 use crate::runtime::Moment;
 
@@ -84,7 +85,8 @@ impl Control {
         Ok(self.stored_operation(id).await?.body)
     }
 
-    /// Events of a service and its members (or of all services), oldest first.
+    /// Events of a service and its members (or of all services), oldest first, the newest `limit` of them. Those
+    /// of one service or member reach back into the archive.
     ///
     /// # Errors
     /// `NotFound` for a service that never was.
@@ -101,6 +103,10 @@ impl Control {
         let mut events = Vec::new();
         for found in services {
             let name = found.body.name.clone();
+            if service.is_some() {
+                let archived = self.archived_events(&found.body.id, member).await?;
+                events.extend(archived.into_iter().map(|event| EventView { service: name.clone(), event }));
+            }
             if member.is_none() {
                 events.extend(
                     found.body.events.iter().cloned().map(|event| EventView { service: name.clone(), event }),
@@ -114,8 +120,22 @@ impl Control {
             }
         }
         events.sort_by_key(|view| (view.event.at, view.event.seq));
+        // An archived event is still in its record until the record gives it up.
+        events.dedup_by(|a, b| a.event == b.event);
         let surplus = events.len().saturating_sub(limit);
         Ok(events.split_off(surplus))
+    }
+
+    async fn archived_events(
+        &self,
+        service: &ServiceId,
+        member: Option<&MemberName>,
+    ) -> ControlResult<Vec<Event>> {
+        let mut under = vec!["events", service.as_str()];
+        under.extend(member.map(MemberName::as_str));
+        let records = self.store.records();
+        let chunks: Vec<(_, Versioned<Vec<Event>>)> = records.list(&records.key(under)?).await?;
+        Ok(chunks.into_iter().flat_map(|(_, chunk)| chunk.body).collect())
     }
 
     /// The record of a member, whatever its service.

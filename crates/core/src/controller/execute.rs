@@ -6,8 +6,8 @@ use crate::ids::{Epoch, Generation, GroupName, MemberId, MemberName, NodeName, O
 use crate::ip::AddressOutcome;
 use crate::metadata::{Versioned, WriteOutcome};
 use crate::model::{
-    AddressBinding, EventRing, Evidence, Holder, Member, MemberPhase, OnDelete, Operation, OperationState,
-    Reason, Service, VolumeBinding,
+    AddressBinding, EventRing, Evidence, Holder, Member, MemberPhase, OnDelete, Operation, Reason, Service,
+    VolumeBinding,
 };
 use crate::plan::{Action, MemberFacts, RoleChange};
 use crate::registry::{NameOutcome, RecordKind};
@@ -106,6 +106,7 @@ impl<'a> Executor<'a> {
             Action::RecordConditions(conditions) => {
                 self.change_service(snapshot, |service, _| service.conditions = conditions.clone()).await
             }
+            Action::ArchiveEvents { member } => self.archive_events(snapshot, member.as_ref()).await,
             Action::EndOperation(operation) => self.end_operation(snapshot, operation).await,
             Action::AdvanceOperation(operation) => self.advance_operation(snapshot, operation).await,
         }
@@ -315,9 +316,12 @@ impl<'a> Executor<'a> {
         {
             return Ok(Progress::Stale);
         }
-        if let Some(binding) = &record.address {
-            self.backends.ips.release(binding.address, &record.id).await?;
-        }
+        // An address that was allocated and never recorded is found again by its owner.
+        let address = match &record.address {
+            Some(binding) => binding.address,
+            None => self.backends.ips.allocate(&record.id, None).await?,
+        };
+        self.backends.ips.release(address, &record.id).await?;
         let claims = snapshot.facts.revision.spec.volumes.clone();
         let goes = |binding: &VolumeBinding| {
             claims.iter().any(|claim| claim.name == binding.name && claim.on_delete == OnDelete::Delete)
@@ -378,6 +382,33 @@ impl<'a> Executor<'a> {
             }
         })
         .await
+    }
+
+    /// Older events are written aside before they are dropped: under the number of the first, so that doing it
+    /// twice is doing it once.
+    async fn archive_events(&self, snapshot: &mut Snapshot, member: Option<&MemberName>) -> Result<Progress> {
+        let service = &snapshot.facts.service;
+        let ring = match member {
+            None => &service.events,
+            Some(name) => match snapshot.facts.members.get(name) {
+                Some(found) => &found.record.events,
+                None => return Ok(Progress::Stale),
+            },
+        };
+        let (old, last) = ring.surplus();
+        let (Some(first), Some(last)) = (old.first(), last) else { return Ok(Progress::Done) };
+        let of = member.map_or_else(|| service.name.to_string(), ToString::to_string);
+        // As many digits as a number can have, so that keys are in the order of events.
+        let key =
+            self.store.records().key(["events", service.id.as_str(), &of, &format!("{:020}", first.seq)])?;
+        let _there: WriteOutcome = self.store.records().create(&key, &old).await?;
+        match member {
+            None => self.change_service(snapshot, |service, _| service.events.drop_through(last)).await,
+            Some(name) => {
+                let name = name.clone();
+                self.change_member(snapshot, &name, |record, _| record.events.drop_through(last)).await
+            }
+        }
     }
 
     async fn change_member(

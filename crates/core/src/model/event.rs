@@ -28,7 +28,8 @@ pub struct Event {
     pub message: String,
 }
 
-/// The newest events of a record. Older ones are dropped from the record once they are archived.
+/// The newest events of a record. Older ones are archived by the controller; only should it fall behind by more
+/// than [`CAPACITY`](Self::CAPACITY) are they dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EventRing {
     next: u64,
@@ -37,7 +38,11 @@ pub struct EventRing {
 
 impl EventRing {
     /// The most events a record keeps.
-    pub const CAPACITY: usize = 48;
+    pub const CAPACITY: usize = 64;
+    /// With more than this, the oldest are due to be archived.
+    const FULL: usize = 40;
+    /// So many stay.
+    const KEPT: usize = 20;
 
     /// Adds an event. A repetition of the newest one (same reason, member, epoch and message) is not added.
     pub fn push(
@@ -72,6 +77,24 @@ impl EventRing {
     /// The events that are still here, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Event> {
         self.events.iter()
+    }
+
+    /// Whether the oldest events are due to be archived.
+    pub fn is_full(&self) -> bool {
+        self.events.len() > Self::FULL
+    }
+
+    /// The events that are due to be archived, and the number of the last of them.
+    pub fn surplus(&self) -> (Vec<Event>, Option<u64>) {
+        let due = if self.is_full() { self.events.len() - Self::KEPT } else { 0 };
+        let old: Vec<Event> = self.events.iter().take(due).cloned().collect();
+        let last = old.last().map(|event| event.seq);
+        (old, last)
+    }
+
+    /// Drops the events up to this number.
+    pub fn drop_through(&mut self, seq: u64) {
+        self.events.retain(|event| event.seq > seq);
     }
 
     /// The number of the newest event; 0 before the first.

@@ -106,6 +106,11 @@ pub enum Action {
     RemoveWorkload,
     /// Record that the service is deleted.
     MarkDeleted,
+    /// Write older events aside, of the service itself or of a member.
+    ArchiveEvents {
+        /// The member; none: the service.
+        member: Option<MemberName>,
+    },
     /// Take an operation that has ended off its service.
     EndOperation(Box<Operation>),
     /// Record that conditions have changed.
@@ -136,6 +141,8 @@ impl fmt::Display for Action {
             Action::RemoveWorkload => f.write_str("remove-workload"),
             Action::MarkDeleted => f.write_str("mark-deleted"),
             Action::RecordConditions(_) => f.write_str("record-conditions"),
+            Action::ArchiveEvents { member: None } => f.write_str("archive-events"),
+            Action::ArchiveEvents { member: Some(member) } => write!(f, "archive-events {member}"),
             Action::EndOperation(operation) => write!(f, "end-operation {}", operation.kind),
             Action::AdvanceOperation(operation) => {
                 write!(f, "advance-operation {} {}", operation.kind, operation.state)
