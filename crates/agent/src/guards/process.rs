@@ -23,6 +23,8 @@ use crate::node_dir::NodeDir;
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long a guard may take to come up, or a killed tree to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a guard may take to be gone once it has said how it ended.
+const ENDING: Duration = Duration::from_secs(2);
 const ROUND: Duration = Duration::from_millis(5);
 
 /// The program that is a guard when it is given `guard --spec FILE`.
@@ -160,30 +162,28 @@ impl Guards for ProcessGuards {
 
     async fn find(&self, member: &MemberName) -> Result<GuardState> {
         let lock = self.dir.guard_lock(member);
-        let held = || {
-            steadfast_lock::is_held(&lock)
-                .map_err(|error| failed(ErrorKind::Unavailable, "find", member, &error))
-        };
-        match self.ask(member, &Request::Status).await {
-            Ok(status) => return Ok(GuardState::Alive(status)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                if held()? {
-                    return Ok(GuardState::Silent);
-                }
+        let clock = self.env.clock();
+        let patience_ends = clock.monotonic().plus(ENDING);
+        loop {
+            let silent = match self.ask(member, &Request::Status).await {
+                Ok(status) => return Ok(GuardState::Alive(status)),
+                Err(error) => error.kind() == io::ErrorKind::TimedOut,
+            };
+            let held = steadfast_lock::is_held(&lock)
+                .map_err(|error| failed(ErrorKind::Unavailable, "find", member, &error))?;
+            let exit = self.last_exit(member)?;
+            if !held {
+                return Ok(GuardState::Absent(exit));
             }
-            Err(_) => {
-                if held()? {
-                    // Nobody listens, or it hung up: a guard that ends, or a tree without one.
-                    return Ok(match self.ask(member, &Request::Status).await {
-                        Ok(status) => GuardState::Alive(status),
-                        Err(error) if error.kind() == io::ErrorKind::TimedOut => GuardState::Silent,
-                        Err(_) if held()? => GuardState::Orphans,
-                        Err(_) => GuardState::Absent(self.last_exit(member)?),
-                    });
-                }
+            if silent {
+                return Ok(GuardState::Silent);
             }
+            // Nobody listens, and the lock is held. A guard that has said how it ended is about to let go.
+            if exit.is_none() || clock.monotonic() >= patience_ends {
+                return Ok(GuardState::Orphans);
+            }
+            clock.sleep(ROUND).await;
         }
-        Ok(GuardState::Absent(self.last_exit(member)?))
     }
 
     async fn start(&self, spec: &GuardSpec) -> Result<()> {
