@@ -37,12 +37,20 @@ pub struct ProcessOrchestrator {
     prover: Arc<dyn NodeProver>,
     lease_death_after: Option<Duration>,
     sightings: Sightings,
+    applied: assignments::Applied,
 }
 
 impl ProcessOrchestrator {
     /// The processes of the cluster in `store`. Silence alone makes a node `Suspect`, however long it lasts.
     pub fn new(env: Environment, store: Store, prover: Arc<dyn NodeProver>) -> Self {
-        ProcessOrchestrator { env, store, prover, lease_death_after: None, sightings: Sightings::default() }
+        ProcessOrchestrator {
+            env,
+            store,
+            prover,
+            lease_death_after: None,
+            sightings: Sightings::default(),
+            applied: assignments::Applied::default(),
+        }
     }
 
     /// Also calls a node `Dead(LeaseExpired)` that nothing was heard of for its lease and `margin` more, unless it
@@ -85,7 +93,15 @@ impl Orchestrator for ProcessOrchestrator {
     }
 
     async fn apply(&self, workload: &Workload) -> Result<()> {
-        assignments::apply(&self.store, workload).await
+        let now = self.env.clock().monotonic();
+        if self.applied.holds(workload, now) {
+            return Ok(());
+        }
+        // Failed half-way, it is not what was applied before either.
+        self.applied.forget(&workload.service);
+        assignments::apply(&self.store, workload).await?;
+        self.applied.note(workload, now);
+        Ok(())
     }
 
     async fn tasks(&self, service: &ServiceName) -> Result<Vec<TaskReport>> {
@@ -113,6 +129,7 @@ impl Orchestrator for ProcessOrchestrator {
     }
 
     async fn remove(&self, service: &ServiceName) -> Result<()> {
+        self.applied.forget(service);
         let nothing = Workload { service: service.clone(), placements: Vec::new() };
         assignments::apply(&self.store, &nothing).await
     }
