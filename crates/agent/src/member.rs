@@ -3,6 +3,7 @@
 mod bring_up;
 mod data;
 mod decide;
+mod ending;
 mod liveness;
 mod observe;
 mod restarts;
@@ -18,10 +19,9 @@ use steadfast_core::model::{
 };
 use steadfast_core::orchestrator::Run;
 use steadfast_core::runtime::Moment;
-use steadfast_core::workflow::claim::ClaimProgress;
 
 use crate::agent::{AgentParts, Inbox, Node, Told};
-use crate::guard::{Ending, GuardExit, GuardStage, GuardStatus};
+use crate::guard::{GuardStage, GuardStatus};
 use crate::guards::GuardState;
 use crate::host::MountedVolume;
 use decide::{Holding, Process, Step, View, Wanted};
@@ -266,51 +266,6 @@ impl MemberTask {
         })
     }
 
-    /// Nothing runs.
-    fn gone(&mut self) {
-        self.live = None;
-        self.unhealthy = None;
-        self.restarts.not_well();
-        self.status = MemberStatus {
-            incarnation: None,
-            ready: false,
-            role: Role::Unknown,
-            role_term: RoleTerm::default(),
-            follows: None,
-            lag: None,
-            ..self.status.clone()
-        };
-    }
-
-    async fn note_exit(&mut self, exit: &GuardExit) {
-        let now = self.now();
-        let timers = self.parts().config.timers;
-        let text = exit.ending.to_string();
-        let event = match &exit.ending {
-            _ if exit.requested => return,
-            Ending::Exited(_) | Ending::Signalled(_) => Some(Reason::EngineExited),
-            Ending::SelfFenced => Some(Reason::SelfFenced),
-            // The guard has waited already.
-            Ending::VolumeBusy { .. } => {
-                self.status.blocked = Some((Reason::VolumeBusy, text));
-                return;
-            }
-            Ending::EpochStale { .. } => {
-                self.status.blocked = Some((Reason::EpochStale, text.clone()));
-                self.stale = true;
-                None
-            }
-            Ending::NotStarted { reason, .. } => {
-                self.status.blocked = Some((reason.clone(), text.clone()));
-                None
-            }
-        };
-        self.restarts.ended(now, &timers);
-        if let Some(reason) = event {
-            self.record(MemberPhase::Starting, Some((reason, text))).await;
-        }
-    }
-
     fn wanted_generation(&self) -> u64 {
         match self.wanted() {
             Wanted::Run(generation) => generation.0,
@@ -430,48 +385,6 @@ impl MemberTask {
                     self.status.blocked = Some((Reason::CrashLoop, text));
                 }
                 delay.clamp(Duration::from_millis(10), timers.look)
-            }
-        }
-    }
-
-    async fn kill(&mut self, why: String, engine_failed: bool) {
-        let now = self.now();
-        let timers = self.parts().config.timers;
-        tracing::warn!(member = %self.name, %why, "guard and engine are killed");
-        match self.parts().guards.kill(&self.name).await {
-            Ok(()) => {
-                self.gone();
-                if engine_failed {
-                    self.restarts.ended(now, &timers);
-                }
-                self.record(MemberPhase::Starting, Some((Reason::EngineUnhealthy, why))).await;
-            }
-            Err(error) => self.block_on(&error),
-        }
-    }
-
-    async fn release(&mut self) -> Duration {
-        match self.node.claimant.release(&self.inbox.service, &self.name).await {
-            Ok(ClaimProgress::Prepared(member)) => {
-                if let Records::Known(known) = &mut self.records {
-                    known.member = member.body;
-                }
-                self.status.phase = MemberPhase::Stopped;
-                self.status.blocked = None;
-                self.stale = true;
-                Duration::ZERO
-            }
-            Ok(ClaimProgress::Waiting(reason, message)) => {
-                self.status.blocked = Some((reason, message));
-                self.growing_pause()
-            }
-            Ok(ClaimProgress::Lost(..)) => {
-                self.records = Records::Gone;
-                Duration::ZERO
-            }
-            Err(error) => {
-                self.block_on(&error);
-                self.growing_pause()
             }
         }
     }

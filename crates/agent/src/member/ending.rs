@@ -1,0 +1,99 @@
+//! The end of a member's engine: by itself, by force, or because it is wanted elsewhere.
+
+use std::time::Duration;
+
+use steadfast_core::ids::RoleTerm;
+use steadfast_core::model::{MemberPhase, MemberStatus, Reason, Role};
+use steadfast_core::workflow::claim::ClaimProgress;
+
+use super::{MemberTask, Records};
+use crate::guard::{Ending, GuardExit};
+
+impl MemberTask {
+    /// Nothing runs.
+    pub(super) fn gone(&mut self) {
+        self.live = None;
+        self.unhealthy = None;
+        self.restarts.not_well();
+        self.status = MemberStatus {
+            incarnation: None,
+            ready: false,
+            role: Role::Unknown,
+            role_term: RoleTerm::default(),
+            follows: None,
+            lag: None,
+            ..self.status.clone()
+        };
+    }
+
+    pub(super) async fn note_exit(&mut self, exit: &GuardExit) {
+        let now = self.now();
+        let timers = self.parts().config.timers;
+        let text = exit.ending.to_string();
+        let event = match &exit.ending {
+            _ if exit.requested => return,
+            Ending::Exited(_) | Ending::Signalled(_) => Some(Reason::EngineExited),
+            Ending::SelfFenced => Some(Reason::SelfFenced),
+            // The guard has waited already.
+            Ending::VolumeBusy { .. } => {
+                self.status.blocked = Some((Reason::VolumeBusy, text));
+                return;
+            }
+            Ending::EpochStale { .. } => {
+                self.status.blocked = Some((Reason::EpochStale, text.clone()));
+                self.stale = true;
+                None
+            }
+            Ending::NotStarted { reason, .. } => {
+                self.status.blocked = Some((reason.clone(), text.clone()));
+                None
+            }
+        };
+        self.restarts.ended(now, &timers);
+        if let Some(reason) = event {
+            self.record(MemberPhase::Starting, Some((reason, text))).await;
+        }
+    }
+
+    pub(super) async fn kill(&mut self, why: String, engine_failed: bool) {
+        let now = self.now();
+        let timers = self.parts().config.timers;
+        tracing::warn!(member = %self.name, %why, "guard and engine are killed");
+        match self.parts().guards.kill(&self.name).await {
+            Ok(()) => {
+                self.gone();
+                if engine_failed {
+                    self.restarts.ended(now, &timers);
+                }
+                self.record(MemberPhase::Starting, Some((Reason::EngineUnhealthy, why))).await;
+            }
+            Err(error) => self.block_on(&error),
+        }
+    }
+
+    pub(super) async fn release(&mut self) -> Duration {
+        match self.node.claimant.release(&self.inbox.service, &self.name).await {
+            Ok(ClaimProgress::Prepared(member)) => {
+                if let Records::Known(known) = &mut self.records {
+                    known.member = member.body;
+                }
+                self.status.phase = MemberPhase::Stopped;
+                self.status.blocked = None;
+                self.stale = true;
+                Duration::ZERO
+            }
+            Ok(ClaimProgress::Waiting(reason, message)) => {
+                self.status.blocked = Some((reason, message));
+                self.growing_pause()
+            }
+            Ok(ClaimProgress::Lost(..)) => {
+                self.records = Records::Gone;
+                Duration::ZERO
+            }
+            Err(error) => {
+                self.block_on(&error);
+                self.growing_pause()
+            }
+        }
+    }
+}
