@@ -18,8 +18,8 @@ use crate::exit::{Context as _, Exit, Failure, Result};
 #[command(next_help_heading = "Global options")]
 pub(crate) struct RemoteOptions {
     /// The servers, instead of those of the data folder: http://…, https://… or unix:///PATH
-    #[arg(long, global = true, env = "STEADFAST_SERVERS", value_delimiter = ',', value_name = "URL,...")]
-    pub(crate) servers: Vec<String>,
+    #[arg(long, global = true, env = "STEADFAST_SERVER", value_delimiter = ',', value_name = "URL,...")]
+    pub(crate) server: Vec<String>,
     /// The cluster that those servers serve
     #[arg(long, global = true, env = "STEADFAST_CLUSTER", value_name = "NAME", hide_short_help = true)]
     pub(crate) cluster: Option<ClusterName>,
@@ -38,7 +38,7 @@ impl Global {
     /// A client of the cluster that is meant.
     pub(crate) fn client(&self) -> Result<Client> {
         let data = DataDir::locate(self.data.as_deref())?;
-        let RemoteOptions { servers, cluster, token_file, ca_file } = &self.remote;
+        let RemoteOptions { server: servers, cluster, token_file, ca_file } = &self.remote;
         let (servers, own) = if servers.is_empty() {
             let config = data.config()?;
             let urls: Vec<String> = data.endpoints()?.into_iter().map(|(_, endpoint)| endpoint.url).collect();
@@ -48,7 +48,7 @@ impl Global {
         };
         if servers.is_empty() {
             return Err(Failure::new(format!("no server has run on {} yet", data.root().display()))
-                .remedy("start the cluster with `steadfast up`, or name its servers with --servers"));
+                .remedy("start the cluster with `steadfast up`, or name its servers with --server"));
         }
         let cluster = match cluster.clone().or(own) {
             Some(cluster) => cluster,

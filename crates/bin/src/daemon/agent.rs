@@ -38,6 +38,9 @@ pub(crate) struct AgentOptions {
     /// The node's zone
     #[arg(long)]
     zone: ZoneName,
+    /// The servers [default: those that have run on the data folder]
+    #[arg(long, value_delimiter = ',', value_name = "URL,...")]
+    servers: Vec<String>,
     /// A label, for placement
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -74,7 +77,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     if strays > 0 {
         tracing::warn!(strays, "killed what an earlier agent had left");
     }
-    let client = client(global, &data, &config.cluster, &options.node, &environment)?;
+    let client = client(global, &data, &config.cluster, &options, &environment)?;
     let capabilities = MetadataCapabilities { max_value_bytes: MAX_VALUE_BYTES, watch: true, durable: true };
     let db = RemoteDb::new(environment.clone(), client.clone(), capabilities);
     let Wiring { store, backends, .. } = Wiring::new(&data, &config, Arc::new(db), &environment)?;
@@ -136,16 +139,16 @@ fn client(
     global: &Global,
     data: &DataDir,
     cluster: &steadfast_core::ids::ClusterName,
-    node: &NodeName,
+    options: &AgentOptions,
     environment: &Environment,
 ) -> Result<Client> {
-    let mut servers = global.remote.servers.clone();
+    let mut servers = options.servers.clone();
     if servers.is_empty() {
         servers = data.endpoints()?.into_iter().map(|(_, endpoint)| endpoint.url).collect();
     }
     let file = match &global.remote.token_file {
         Some(file) => file.clone(),
-        None => data.path("tokens").join(node.as_str()),
+        None => data.path("tokens").join(options.node.as_str()),
     };
     let text = std::fs::read_to_string(&file).map_err(|error| {
         Failure::new(format!("read the node's token {}: {error}", file.display()))

@@ -145,7 +145,7 @@ impl Report {
         line(&format!("    dig @{} -p {} {}", dns.ip(), dns.port(), self.name))?;
         line(&format!("    steadfast{given} why {}", self.member))?;
         line(&format!("    steadfast{given} describe {}", self.service))?;
-        line(&format!("    {}/docs", cluster.client.server()))
+        line(&format!("    {}/docs (the API)", cluster.client.server()))
     }
 
     fn document(&self) -> Document<'_> {
