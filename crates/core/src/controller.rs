@@ -11,6 +11,7 @@ mod observe;
 mod queue;
 pub mod shards;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::backends::Backends;
 use crate::error::Result;
 use crate::ids::{ServerId, ServiceName};
 use crate::metadata::Hint;
+use crate::model::ServiceState;
 use crate::plan::{Action, Timers, plan};
 use crate::runtime::Environment;
 use crate::store::Store;
@@ -99,6 +101,11 @@ impl Controller {
     /// How many services wait for a pass.
     pub fn backlog(&self) -> usize {
         self.queue.len()
+    }
+
+    /// The services in this replica's share of the work, with their state at the last pass.
+    pub fn states(&self) -> BTreeMap<ServiceName, ServiceState> {
+        self.observer.states()
     }
 
     /// Asks for a pass over a service soon.
@@ -246,9 +253,13 @@ impl Controller {
     pub async fn reconcile(&self, service: &ServiceName) -> Result<()> {
         let mut previous: Vec<Action> = Vec::new();
         for _ in 0..PASSES {
-            let Some(permit) = self.shards.permit(service) else { return Ok(()) };
+            let Some(permit) = self.shards.permit(service) else {
+                self.observer.forget_state(service);
+                return Ok(());
+            };
             let Some(mut snapshot) = self.observer.snapshot(service).await? else { return Ok(()) };
             let planned = plan(&snapshot.facts);
+            self.observer.note_state(&snapshot.facts, &planned);
             let recheck = snapshot.recheck_after(&planned);
             let actions = planned.actions;
             if actions.iter().filter(|action| !matches!(action, Action::Apply(_))).eq(previous.iter())

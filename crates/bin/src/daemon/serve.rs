@@ -60,7 +60,7 @@ pub(crate) struct ServeOptions {
 /// How often a server that does not own the store looks whether it can.
 const OWNERSHIP_ROUND: Duration = Duration::from_millis(100);
 /// How often the DNS address is tried while somebody else has it.
-const DNS_ROUND: Duration = Duration::from_millis(250);
+const DNS_ROUND: Duration = Duration::from_millis(50);
 /// How long requests may take to end at a shutdown. Streams are cut.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -155,7 +155,7 @@ impl Server {
         environment: &Environment,
         db: &SwitchDb,
     ) -> Result<Self> {
-        let Wiring { store, backends, registry } =
+        let Wiring { store, backends, registry, counters } =
             Wiring::new(data, config, Arc::new(db.clone()), environment)?;
         let settings =
             ControllerConfig { lease: Duration::from_millis(config.server_lease_ms), ..Default::default() };
@@ -170,7 +170,8 @@ impl Server {
             Arc::new(StoredClients),
             keys,
         );
-        let metrics = Arc::new(metrics::Metrics::new(config.cluster.clone(), control.clone(), db.clone()));
+        let metrics =
+            Arc::new(metrics::Metrics::new(config.cluster.clone(), control.clone(), db.clone(), counters));
         Ok(Server {
             secrets: Arc::new(Secrets(control.clone())),
             control: Arc::new(Adapter::new(control, data.clone(), catalog)),

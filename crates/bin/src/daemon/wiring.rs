@@ -8,8 +8,13 @@ use steadfast_backends::embedded::dns::StoreRegistry;
 use steadfast_backends::embedded::volumes::{DataOwner, DirectoryVolumes};
 use steadfast_core::Environment;
 use steadfast_core::backends::Backends;
+use steadfast_core::ip::IpProvider;
+use steadfast_core::layer::{CallCounters, StackOptions, stack};
 use steadfast_core::metadata::{Key, MetadataDb};
+use steadfast_core::orchestrator::Orchestrator;
+use steadfast_core::registry::Registry;
 use steadfast_core::store::{PREFIX, Store};
+use steadfast_core::volume::VolumeProvider;
 use steadfast_orchestrators::process::{LockProver, ProcessOrchestrator};
 
 use crate::config::ClusterConfig;
@@ -22,6 +27,8 @@ pub(super) struct Wiring {
     pub(super) store: Store,
     pub(super) backends: Backends,
     pub(super) registry: StoreRegistry,
+    /// What every call of a backend has come to.
+    pub(super) counters: CallCounters,
 }
 
 impl Wiring {
@@ -33,6 +40,9 @@ impl Wiring {
         environment: &Environment,
     ) -> Result<Self> {
         let prefix = Key::new([PREFIX, config.cluster.as_str()]).context("name the cluster's records")?;
+        let counters = CallCounters::new();
+        let options = StackOptions::default();
+        let db = stack(db, options, environment, &counters);
         let registry = StoreRegistry::new(db, environment, prefix)?;
         let entropy = environment.entropy().fork("store");
         // Names that are written through this are answered before the write is acknowledged.
@@ -40,13 +50,20 @@ impl Wiring {
         // Engines that refuse to run as root have to pass through the folders above their data.
         let owner = geteuid().is_root().then_some(DataOwner { uid: 0, gid: 0 });
         let prover = Arc::new(LockProver::new(data.path("nodes")));
+        let volumes: Arc<dyn VolumeProvider> =
+            Arc::new(DirectoryVolumes::open_for(data.root(), environment.clone(), owner)?);
+        let ips: Arc<dyn IpProvider> =
+            Arc::new(LoopbackAddresses::new(store.records().clone(), config.loopback));
+        let names: Arc<dyn Registry> = Arc::new(registry.clone());
+        let orchestrator: Arc<dyn Orchestrator> =
+            Arc::new(ProcessOrchestrator::new(environment.clone(), store.clone(), prover));
         let backends = Backends {
-            volumes: Arc::new(DirectoryVolumes::open_for(data.root(), environment.clone(), owner)?),
-            ips: Arc::new(LoopbackAddresses::new(store.records().clone(), config.loopback)),
-            registry: Arc::new(registry.clone()),
-            orchestrator: Arc::new(ProcessOrchestrator::new(environment.clone(), store.clone(), prover)),
+            volumes: stack(volumes, options, environment, &counters),
+            ips: stack(ips, options, environment, &counters),
+            registry: stack(names, options, environment, &counters),
+            orchestrator: stack(orchestrator, options, environment, &counters),
             zone: config.zone.clone(),
         };
-        Ok(Wiring { store, backends, registry })
+        Ok(Wiring { store, backends, registry, counters })
     }
 }

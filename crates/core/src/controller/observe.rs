@@ -9,8 +9,8 @@ use crate::backends::Backends;
 use crate::error::Result;
 use crate::ids::{GroupName, MemberName, NodeName, Revision, RoleTerm, ServiceId, ServiceName};
 use crate::metadata::{Version, Versioned};
-use crate::model::{Member, MemberStatus, RolePhase, Service, SpecRevision};
-use crate::plan::{Facts, MemberFacts, NodeFacts, Plan, Timers};
+use crate::model::{Member, MemberStatus, RolePhase, Service, ServiceState, SpecRevision};
+use crate::plan::{Facts, MemberFacts, NodeFacts, Plan, Timers, Verdict};
 use crate::runtime::{Environment, Moment};
 use crate::store::Store;
 
@@ -63,6 +63,8 @@ struct State {
     leader_down: BTreeMap<(ServiceId, GroupName), (RoleTerm, Moment)>,
     /// Immutable, so kept.
     revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,
+    /// The states at the last pass, of the services this process works on.
+    states: BTreeMap<ServiceName, ServiceState>,
 }
 
 impl Observer {
@@ -74,6 +76,26 @@ impl Observer {
     /// The nodes as last seen.
     pub fn nodes(&self) -> Arc<NodeTable> {
         Arc::clone(&self.lock().table)
+    }
+
+    /// The states of the services this process works on, at their last pass.
+    pub(super) fn states(&self) -> BTreeMap<ServiceName, ServiceState> {
+        self.lock().states.clone()
+    }
+
+    pub(super) fn note_state(&self, facts: &Facts, plan: &Plan) {
+        let state = Verdict::of(facts, plan).state;
+        let name = facts.service.name.clone();
+        let mut known = self.lock();
+        if state == ServiceState::Deleted {
+            known.states.remove(&name);
+        } else {
+            known.states.insert(name, state);
+        }
+    }
+
+    pub(super) fn forget_state(&self, service: &ServiceName) {
+        self.lock().states.remove(service);
     }
 
     /// The backends it looks at.

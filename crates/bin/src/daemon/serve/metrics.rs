@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use steadfast_backends::remote::SwitchDb;
 use steadfast_core::control::Control;
 use steadfast_core::ids::ClusterName;
+use steadfast_core::layer::CallCounters;
 use steadfast_core::model::NodeHealth;
 
 /// What the numbers are taken from.
@@ -16,12 +18,13 @@ pub(super) struct Metrics {
     cluster: ClusterName,
     control: Control,
     db: SwitchDb,
+    counters: CallCounters,
     begun: Instant,
 }
 
 impl Metrics {
-    pub(super) fn new(cluster: ClusterName, control: Control, db: SwitchDb) -> Self {
-        Metrics { cluster, control, db, begun: Instant::now() }
+    pub(super) fn new(cluster: ClusterName, control: Control, db: SwitchDb, counters: CallCounters) -> Self {
+        Metrics { cluster, control, db, counters, begun: Instant::now() }
     }
 
     /// The text.
@@ -50,7 +53,51 @@ impl Metrics {
         let backlog = f64::from(u32::try_from(self.control.controller().backlog()).unwrap_or(u32::MAX));
         page.one("reconcile_queue_depth", "gauge", "How many services wait for a pass.", &[], backlog);
         self.nodes(&mut page);
+        self.services(&mut page);
+        self.calls(&mut page);
         page.text
+    }
+
+    /// Each server tells of the services in its own share of the work: the sum over servers is the cluster's.
+    fn services(&self, page: &mut Page) {
+        let mut by_state: BTreeMap<String, f64> = BTreeMap::new();
+        for state in self.control.controller().states().into_values() {
+            *by_state.entry(state.to_string()).or_default() += 1.0;
+        }
+        page.head("services", "gauge", "How many services this server works on, by state at the last pass.");
+        for (state, count) in by_state {
+            page.sample("services", &[("phase", &state)], count);
+        }
+    }
+
+    fn calls(&self, page: &mut Page) {
+        let name = "backend_calls_total";
+        page.head(name, "counter", "Calls of backends, by contract, operation and how they ended.");
+        for (contract, operation, counter) in self.counters.iter() {
+            let ends = [
+                ("succeeded", &counter.succeeded),
+                ("failed_without_effect", &counter.failed_without_effect),
+                ("failed_unknown", &counter.failed_unknown),
+                ("abandoned", &counter.abandoned),
+                ("repeated", &counter.repeated),
+            ];
+            for (outcome, count) in ends {
+                let count = count.load(Ordering::Relaxed);
+                if count > 0 {
+                    let labels = [("contract", contract), ("operation", operation), ("outcome", outcome)];
+                    page.sample(name, &labels, counted(count));
+                }
+            }
+        }
+        let name = "backend_call_seconds_total";
+        page.head(name, "counter", "Time spent in calls of backends, by contract and operation.");
+        for (contract, operation, counter) in self.counters.iter() {
+            let nanoseconds = counter.nanoseconds.load(Ordering::Relaxed);
+            if nanoseconds > 0 {
+                let seconds = std::time::Duration::from_nanos(nanoseconds).as_secs_f64();
+                page.sample(name, &[("contract", contract), ("operation", operation)], seconds);
+            }
+        }
     }
 
     fn nodes(&self, page: &mut Page) {
@@ -74,6 +121,11 @@ impl Metrics {
         }
         page.one("members_placed", "gauge", "How many members are on nodes.", &[], members);
     }
+}
+
+/// A count as Prometheus has it. Beyond 2^32 it stays there: nobody counts that far between two restarts.
+fn counted(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 struct Page {
