@@ -248,42 +248,57 @@ impl Controller {
 
     /// Passes over one service until nothing more can be done now. Does nothing for another server's share.
     ///
+    /// A pass plans on what was read and on what the passes before it wrote; once something turns out to have been
+    /// changed by somebody else, everything is read anew.
+    ///
     /// # Errors
     /// What a backend says: nothing is lost, the next pass plans anew.
     pub async fn reconcile(&self, service: &ServiceName) -> Result<()> {
+        let executor = Executor::new(&self.env, &self.store, &self.backends, self.shards.server());
         let mut previous: Vec<Action> = Vec::new();
+        let mut carried: Option<Snapshot> = None;
         for _ in 0..PASSES {
             let Some(permit) = self.shards.permit(service) else {
                 self.observer.forget_state(service);
                 return Ok(());
             };
-            let Some(mut snapshot) = self.observer.snapshot(service).await? else { return Ok(()) };
+            let mut snapshot = match carried.take() {
+                Some(snapshot) => snapshot,
+                None => match self.observer.snapshot(service).await? {
+                    Some(snapshot) => snapshot,
+                    None => return Ok(()),
+                },
+            };
             let planned = plan(&snapshot.facts);
             self.observer.note_state(&snapshot.facts, &planned);
             let recheck = snapshot.recheck_after(&planned);
-            let actions = planned.actions;
-            if actions.iter().filter(|action| !matches!(action, Action::Apply(_))).eq(previous.iter())
-                && !previous.is_empty()
-            {
+            let changes: Vec<Action> = planned
+                .actions
+                .iter()
+                .filter(|action| !matches!(action, Action::Apply(_)))
+                .cloned()
+                .collect();
+            if !changes.is_empty() && changes == previous {
                 // The same again: what it waits for has not come yet, or somebody else is at it.
                 self.requeue(service, Some(Duration::from_millis(500)));
                 return Ok(());
             }
-            let executor = Executor::new(&self.env, &self.store, &self.backends, self.shards.server());
-            for action in &actions {
+            let mut stale = false;
+            for action in &planned.actions {
                 if !permit.is_valid() {
                     return Ok(());
                 }
-                match executor.execute(&mut snapshot, action).await? {
-                    Progress::Done => {}
-                    Progress::Stale => break,
+                if executor.execute(&mut snapshot, action).await? == Progress::Stale {
+                    stale = true;
+                    break;
                 }
             }
-            previous = actions.into_iter().filter(|action| !matches!(action, Action::Apply(_))).collect();
-            if previous.is_empty() {
+            if changes.is_empty() {
                 self.requeue(service, recheck);
                 return Ok(());
             }
+            previous = changes;
+            carried = (!stale).then_some(snapshot);
         }
         self.requeue(service, Some(Duration::from_millis(100)));
         Ok(())

@@ -10,7 +10,7 @@ use crate::model::{
     VolumeBinding,
 };
 use crate::plan::{Action, MemberFacts, RoleChange};
-use crate::registry::{NameOutcome, RecordKind};
+use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet};
 use crate::runtime::Environment;
 use crate::store::Store;
 use crate::volume::VolumeSpec;
@@ -81,10 +81,12 @@ impl<'a> Executor<'a> {
                 self.change_service(snapshot, |service, _| service.bootstrapped = true).await
             }
             Action::SetName { name, set, expected } => {
-                Ok(named(self.backends.registry.upsert(name, set, expected.as_ref()).await?))
+                let outcome = self.backends.registry.upsert(name, set, expected.as_ref()).await?;
+                Ok(remember_name(snapshot, name, set.kind(), outcome, Some(set)))
             }
             Action::RemoveName { name, expected } => {
-                Ok(named(self.backends.registry.remove(name, expected).await?))
+                let outcome = self.backends.registry.remove(name, expected).await?;
+                Ok(remember_name(snapshot, name, expected.kind(), outcome, None))
             }
             Action::RemoveMember { member } => self.remove_member(snapshot, member).await,
             Action::RemoveWorkload => {
@@ -374,14 +376,20 @@ impl<'a> Executor<'a> {
     }
 
     async fn end_operation(&self, snapshot: &mut Snapshot, operation: &Operation) -> Result<Progress> {
-        self.change_service(snapshot, |service, now| {
-            if service.operation.as_ref() == Some(&operation.id) {
-                service.operation = None;
-                let message = format!("{} {}", operation.kind, operation.state);
-                service.events.push(now, reason_of(operation), None, message);
-            }
-        })
-        .await
+        let progress = self
+            .change_service(snapshot, |service, now| {
+                if service.operation.as_ref() == Some(&operation.id) {
+                    service.operation = None;
+                    let message = format!("{} {}", operation.kind, operation.state);
+                    service.events.push(now, reason_of(operation), None, message);
+                }
+            })
+            .await?;
+        if progress == Progress::Done {
+            snapshot.facts.operation = None;
+            snapshot.operation_version = None;
+        }
+        Ok(progress)
     }
 
     /// Older events are written aside before they are dropped: under the number of the first, so that doing it
@@ -464,6 +472,22 @@ fn named(outcome: NameOutcome) -> Progress {
         NameOutcome::Applied => Progress::Done,
         NameOutcome::Stale(_) => Progress::Stale,
     }
+}
+
+/// Keeps in mind what a name holds now.
+fn remember_name(
+    snapshot: &mut Snapshot,
+    name: &DomainName,
+    kind: RecordKind,
+    outcome: NameOutcome,
+    holds: Option<&RecordSet>,
+) -> Progress {
+    let (holds, progress) = match outcome {
+        NameOutcome::Applied => (holds.cloned(), Progress::Done),
+        NameOutcome::Stale(holds) => (holds, Progress::Stale),
+    };
+    snapshot.facts.names.insert((name.clone(), kind), holds);
+    progress
 }
 
 fn remember(snapshot: &mut Snapshot, outcome: WriteOutcome, record: Member) -> Progress {

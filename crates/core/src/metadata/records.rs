@@ -235,10 +235,14 @@ impl Records {
     /// # Errors
     /// `Corrupt` if it does not decode or is of a newer format.
     pub fn decode<T: DeserializeOwned>(&self, key: &Key, value: &[u8]) -> Result<T> {
-        self.head(key, value)?;
-        let envelope: Envelope<T> =
-            serde_json::from_slice(value).map_err(|error| self.corrupt(key, error.to_string()))?;
-        Ok(envelope.body)
+        match serde_json::from_slice::<Envelope<T>>(value) {
+            Ok(envelope) if envelope.schema <= SCHEMA => Ok(envelope.body),
+            Ok(_) => Err(self.head(key, value).err().unwrap_or_else(|| self.corrupt(key, String::new()))),
+            // A newer format that lacks what we look for is told as that, not as damage.
+            Err(error) => {
+                Err(self.head(key, value).err().unwrap_or_else(|| self.corrupt(key, error.to_string())))
+            }
+        }
     }
 
     fn corrupt(&self, key: &Key, message: String) -> Error {
