@@ -128,7 +128,7 @@ fn files(text: &str) -> BTreeMap<String, String> {
 fn a_blueprint_is_taken_or_every_finding_has_its_line() {
     let material =
         Material { seeds: seeds(), words: WORDS.iter().map(|word| word.as_bytes().to_vec()).collect() };
-    fuzz("blueprint", &material, 400, |bytes| {
+    fuzz("blueprint", &material, 60, |bytes| {
         let files = files(&String::from_utf8_lossy(bytes));
         match Definition::from_files(files.clone()) {
             Ok(definition) => use_it(&definition),
