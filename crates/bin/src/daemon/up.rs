@@ -35,6 +35,10 @@ pub(crate) struct UpOptions {
     /// The zones, given to the nodes in turn [default: those of last time, or a,b,c]
     #[arg(long, value_delimiter = ',', value_name = "ZONE,...")]
     pub(crate) zones: Vec<ZoneName>,
+    /// Where the first server listens; the others take the ports after it, each another one if its own is taken
+    /// [default: that of last time, or 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Where the DNS server listens [default: that of last time, or 127.0.0.153:5353]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) dns: Option<SocketAddr>,
@@ -149,6 +153,14 @@ fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, Cluste
             "the members' own addresses are loopback addresses: give one of 127.0.0.0/8",
         ));
     }
+    if let Some(listen) = options.listen
+        && !listen.ip().is_loopback()
+    {
+        return Err(Failure::usage(
+            format!("--listen {listen} is not a loopback address"),
+            "run `steadfast serve` by itself, with TLS, to be reached from outside",
+        ));
+    }
     DataDir::prepare(given, |config| {
         if let Some(dns) = options.dns {
             config.dns = dns;
@@ -172,7 +184,9 @@ async fn lay_out(data: &DataDir, options: &UpOptions) -> Result<Layout> {
     for path in leftovers(data)? {
         send_away(&path, Duration::from_secs(10)).await?;
     }
-    let layout = Layout { servers: servers(&before, options)?, nodes: nodes(&before, options)? };
+    // Only the user's own cluster has the ports that the documents name: others would race for them.
+    let own = is_own(data).then_some(FIRST_PORT);
+    let layout = Layout { servers: servers(&before, options, own)?, nodes: nodes(&before, options)? };
     let text = serde_json::to_string_pretty(&layout).context("write the layout")?;
     data.write("up.json", &format!("{text}\n"), 0o644)?;
     for server in &layout.servers {
@@ -185,13 +199,19 @@ async fn lay_out(data: &DataDir, options: &UpOptions) -> Result<Layout> {
     Ok(layout)
 }
 
-fn servers(before: &Layout, options: &UpOptions) -> Result<Vec<ServerEntry>> {
+/// Whether this is the folder that is meant where none is named.
+fn is_own(data: &DataDir) -> bool {
+    DataDir::locate(None).is_ok_and(|own| &own == data)
+}
+
+fn servers(before: &Layout, options: &UpOptions, first_port: Option<u16>) -> Result<Vec<ServerEntry>> {
     let count = options.servers.map_or(before.servers.len().max(1), usize::from);
     let mut servers: Vec<ServerEntry> = Vec::new();
     for number in 1..=count {
         let id: ServerId = format!("server-{number}").parse()?;
         let last = before.servers.iter().find(|server| server.id == id).map(|server| server.listen);
-        let wanted = u16::try_from(number - 1).ok().and_then(|offset| FIRST_PORT.checked_add(offset));
+        let offset = u16::try_from(number - 1).ok();
+        let wanted = first_port.zip(offset).and_then(|(first, offset)| first.checked_add(offset));
         let wanted = wanted.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let taken: Vec<SocketAddr> = servers.iter().map(|server| server.listen).collect();
         let free = |address: &SocketAddr| !taken.contains(address) && TcpListener::bind(address).is_ok();
@@ -355,8 +375,7 @@ fn introduce(data: &DataDir, config: &ClusterConfig, layout: &Layout) -> Result<
         "  {:<10} members get {loopback}; fencing {fencing}: a volume's lock is the kernel's",
         "addresses"
     ))?;
-    let own_folder = DataDir::locate(None).is_ok_and(|own| &own == data);
-    let given = if own_folder { String::new() } else { format!(" --data {}", data.root().display()) };
+    let given = if is_own(data) { String::new() } else { format!(" --data {}", data.root().display()) };
     line(&strong("try:"))?;
     for text in [
         format!("steadfast{given} create cache --blueprint redis --replicas 3 --wait"),
@@ -409,6 +428,9 @@ async fn detach(data: &DataDir, options: &UpOptions) -> Result<Exit> {
     }
     if let Some(servers) = options.servers {
         command.args(["--servers", &servers.to_string()]);
+    }
+    if let Some(listen) = options.listen {
+        command.args(["--listen", &listen.to_string()]);
     }
     if !options.zones.is_empty() {
         let zones: Vec<&str> = options.zones.iter().map(ZoneName::as_str).collect();

@@ -132,7 +132,10 @@ impl Report {
             self.longest_gap.as_millis()
         ))?;
         line("  after the kill")?;
-        for (name, millis) in &self.phases.reached {
+        // As they happened: a write may be acknowledged before the member is seen to serve.
+        let mut reached = self.phases.reached.clone();
+        reached.sort_by_key(|(_, millis)| *millis);
+        for (name, millis) in &reached {
             line(&format!("    {millis:>6} ms  {}", name.replace('_', " ")))?;
         }
         line("  timeline")?;
