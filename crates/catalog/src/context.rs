@@ -62,7 +62,24 @@ impl Context {
         let mut context = Context(map);
         let dir = context.render(definition, &format.data.dir, "data.dir")?;
         context.set("data_dir", json!(dir));
+        context.set("confirmers", json!([]));
+        context.apply_vars(definition)?;
         Ok(context)
+    }
+
+    /// Renders the blueprint's own texts, which may name everything but each other.
+    pub(crate) fn apply_vars(&mut self, definition: &Definition) -> Result<()> {
+        let mut rendered = Map::new();
+        for (name, template) in &definition.format().vars {
+            rendered.insert(name.clone(), self.render(definition, template, "vars")?.into());
+        }
+        self.set("vars", rendered.into());
+        Ok(())
+    }
+
+    /// A number of the context.
+    pub(crate) fn number(&self, name: &str) -> u64 {
+        self.0.get(name).and_then(Value::as_u64).unwrap_or_default()
     }
 
     pub(crate) fn set(&mut self, name: &str, value: Value) {
@@ -133,6 +150,8 @@ pub(crate) fn peer(peer: &Peer) -> Value {
         "name": peer.name,
         "ordinal": peer.ordinal,
         "host": peer.host,
+        // For engines whose names take no '-'.
+        "ident": peer.name.as_str().replace('-', "_"),
         "address": peer.address.map_or_else(|| peer.host.clone(), |address| address.to_string()),
     })
 }

@@ -7,6 +7,7 @@
 pub(crate) mod command;
 mod data;
 mod files;
+mod history;
 mod host;
 mod steps;
 
@@ -23,11 +24,12 @@ use steadfast_core::model::Reason;
 use steadfast_core::{ErrorKind, Result};
 
 use self::command::Invocation;
+use self::history::Kinship;
 pub use self::host::EngineHost;
 use self::steps::Extras;
 use crate::context::Context;
 use crate::definition::Definition;
-use crate::failure::coded;
+use crate::failure::{DIVERGED, coded};
 use crate::format::{RoleFormat, VersionCommand};
 use crate::probe::Prober;
 
@@ -240,8 +242,20 @@ impl BlueprintEngine {
     /// Brings the running engine into a role: looks first, and looks again until it is there.
     async fn reach(&self, operation: &'static str, role: &RoleFormat, extras: &mut Extras<'_>) -> Result<()> {
         if self.reached(operation, role, extras).await? {
-            return Ok(());
+            let stuck =
+                extras.seen.as_ref().is_some_and(|(view, _)| !view.ready && view.recovering.is_none());
+            return if stuck { self.check_history(extras, IfUnknown::Ignore).await } else { Ok(()) };
         }
+        if let Some(needs_restart) = &role.needs_restart {
+            let mut context = self.context()?;
+            extras.apply(&self.definition, &mut context)?;
+            if context.holds(&self.definition, needs_restart, operation)? {
+                let message = "the running engine cannot take this role: it must be started anew";
+                return Err(self.failed(ErrorKind::Stale, DIVERGED, message).without_effect());
+            }
+        }
+        // A standby of another history must not receive a byte: it would take it for its own.
+        self.check_history(extras, IfUnknown::Wait).await?;
         self.steps(operation, &role.steps, extras).await?;
         let clock = self.host.environment.clock();
         let begun = clock.monotonic();
@@ -258,6 +272,42 @@ impl BlueprintEngine {
         Ok(())
     }
 
+    /// Whether the engine can follow: if its data has left the history of the member to follow, it must be stopped
+    /// and its data brought into line.
+    async fn check_history(&self, extras: &Extras<'_>, unknown: IfUnknown) -> Result<()> {
+        let Some(target) = extras.target else { return Ok(()) };
+        match self.kinship(target).await {
+            Ok(Kinship::Diverged { from, to }) => Err(self
+                .failed(
+                    ErrorKind::Stale,
+                    DIVERGED,
+                    format_args!(
+                        "{}: the data has left the history of {} at {from} and goes on to {to}",
+                        Reason::EngineUnhealthy,
+                        target.name
+                    ),
+                )
+                .without_effect()),
+            Ok(Kinship::Gone { from }) => Err(self
+                .failed(
+                    ErrorKind::Stale,
+                    DIVERGED,
+                    format_args!(
+                        "{}: {} no longer has what follows {from}: a new copy is needed",
+                        Reason::EngineUnhealthy,
+                        target.name
+                    ),
+                )
+                .without_effect()),
+            Ok(Kinship::Unknown(why)) if unknown == IfUnknown::Wait => {
+                let message = format!("the history of {} cannot be compared yet: {why}", target.name);
+                Err(self.failed(ErrorKind::Unavailable, "follow", message).without_effect())
+            }
+            Ok(Kinship::Same | Kinship::Unknown(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn reached(
         &self,
         operation: &'static str,
@@ -271,9 +321,16 @@ impl BlueprintEngine {
             return Err(self.failed(ErrorKind::Unavailable, operation, why));
         }
         extras.seen = Some((view, facts));
-        extras.apply(&mut context);
+        extras.apply(&self.definition, &mut context)?;
         context.holds(&self.definition, &role.reached, operation)
     }
+}
+
+/// What to do while two histories cannot be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfUnknown {
+    Wait,
+    Ignore,
 }
 
 /// Whether `exact` is of the major version `wanted`: `15.20` is of `15`, `150` is not.

@@ -25,9 +25,9 @@ pub fn reason(error: &Error) -> Option<Reason> {
     Reason::ALL.iter().find(|reason| reason.as_str() == code).cloned()
 }
 
-/// Whether an error of [`assume`](steadfast_core::engine::Engine::assume) says that the data has left the
-/// history of the member to follow: the engine must be stopped, and
-/// [`reconcile_data`](steadfast_core::engine::Engine::reconcile_data) run before it starts again.
+/// Whether an error of [`assume`](steadfast_core::engine::Engine::assume) says that the running engine cannot get
+/// into the role (its data has left the history of the member to follow, or it would have to be demoted): it must
+/// be stopped, and [`reconcile_data`](steadfast_core::engine::Engine::reconcile_data) run before it starts again.
 pub fn needs_reconcile(error: &Error) -> bool {
     error.kind() == ErrorKind::Stale && error.operation() == DIVERGED
 }

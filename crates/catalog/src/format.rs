@@ -55,6 +55,9 @@ pub struct Format {
     /// Configuration files.
     #[serde(default)]
     pub files: Vec<File>,
+    /// Texts (templates) that others name as `vars.NAME`, so that each is written once.
+    #[serde(default)]
+    pub vars: BTreeMap<String, String>,
     /// How the engine is started.
     pub start: Start,
     /// How the engine is stopped.
@@ -432,6 +435,8 @@ pub struct Roles {
 pub struct RoleFormat {
     /// An expression that holds once it is reached. Nothing is done if it holds at the outset.
     pub reached: String,
+    /// An expression: the running engine cannot get there, and must be started anew.
+    pub needs_restart: Option<String>,
     /// What to do otherwise.
     pub steps: Vec<Step>,
     /// How long it may take until `reached` holds after the steps.
@@ -443,7 +448,8 @@ fn settle() -> Span {
     Span(std::time::Duration::from_secs(10))
 }
 
-/// One step of an action: exactly one of the verbs `run`, `write`, `mkdir`, `remove`, `redis`, `sql`, `observe`.
+/// One step of an action: exactly one of the verbs `run`, `write`, `mkdir`, `remove`,
+/// `stale_pid`, `redis`, `sql`, `observe`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
@@ -464,6 +470,9 @@ pub struct Step {
     pub mkdir: Option<String>,
     /// Removes a file (template), if it is there.
     pub remove: Option<String>,
+    /// Takes a process id out of a lock file (template), if no process of that id has the data folder among its
+    /// arguments: after a crash the id may be another process's, and engines then refuse to start.
+    pub stale_pid: Option<String>,
     /// Sends a RESP command (templates) to the member.
     pub redis: Option<Vec<String>>,
     /// Runs SQL (template) on the member.
@@ -474,6 +483,8 @@ pub struct Step {
     pub when: Option<String>,
     /// The output must be this text (template).
     pub expect: Option<String>,
+    /// With `expect`: how long to repeat the step until the output is that text.
+    pub within: Option<Span>,
     /// A failure whose message contains one of these is none.
     #[serde(default)]
     pub tolerate: Vec<String>,
@@ -528,6 +539,8 @@ pub enum Verb<'a> {
     Mkdir(&'a str),
     /// Remove a file.
     Remove(&'a str),
+    /// Take a process id out of a lock file.
+    StalePid(&'a str),
     /// Send a RESP command.
     Redis(&'a [String]),
     /// Run SQL.
@@ -547,6 +560,7 @@ impl Step {
             self.write.as_deref().map(Verb::Write),
             self.mkdir.as_deref().map(Verb::Mkdir),
             self.remove.as_deref().map(Verb::Remove),
+            self.stale_pid.as_deref().map(Verb::StalePid),
             self.redis.as_deref().map(Verb::Redis),
             self.sql.as_deref().map(Verb::Sql),
             self.observe.map(|_| Verb::Observe),

@@ -2,6 +2,8 @@
 
 mod command;
 mod http;
+pub(crate) mod pgwire;
+pub(crate) mod postgresql;
 mod redis;
 mod tcp;
 mod zookeeper;
@@ -10,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -102,6 +105,13 @@ impl Prober {
                 Ok(access) => redis::observe(&access, probe, self.context.durability).await,
                 Err(error) => (problem(&error), Facts::new()),
             },
+            Probe::Postgresql(probe) => match self.access(own) {
+                Ok(access) => {
+                    let data_dir = Path::new(context.text("data_dir"));
+                    postgresql::observe(&access, probe, data_dir, context.number("confirming")).await
+                }
+                Err(error) => (problem(&error), Facts::new()),
+            },
             Probe::Zookeeper(_) => match self.access(own) {
                 Ok(access) => zookeeper::observe(&access).await,
                 Err(error) => (problem(&error), Facts::new()),
@@ -121,7 +131,6 @@ impl Prober {
                 Ok(argv) => (command::observe(&self.host, argv, probe.timeout.0).await, Facts::new()),
                 Err(error) => (problem(&error), Facts::new()),
             },
-            Probe::Postgresql(_) => (EngineView::default(), Facts::new()),
         }
     }
 
@@ -132,12 +141,16 @@ impl Prober {
     }
 
     /// Runs SQL on the member.
-    pub(crate) async fn sql(&self, _text: &str, _timeout: Duration) -> Result<String, ProtocolError> {
-        Err(ProtocolError::Unexpected("no sql yet".to_owned()))
+    pub(crate) async fn sql(&self, text: &str, timeout: Duration) -> Result<String, ProtocolError> {
+        let access = self.access(self.context.member.address).map_err(unexpected)?;
+        let Probe::Postgresql(probe) = &self.definition.format().probe else {
+            return Err(ProtocolError::Unexpected("the blueprint's probe speaks no SQL".to_owned()));
+        };
+        access.within(timeout, postgresql::sql(&access, &probe.database, text)).await
     }
 
     /// How to reach the engine of the member at `address`.
-    fn access(&self, address: Option<IpAddr>) -> steadfast_core::Result<Access> {
+    pub(crate) fn access(&self, address: Option<IpAddr>) -> steadfast_core::Result<Access> {
         let invalid = |message: String| self.definition.invalid("reach", &self.context.member.name, message);
         let (port, user, password, timeout) = match &self.definition.format().probe {
             Probe::Redis(probe) => (&probe.port, probe.user.as_str(), probe.password.as_str(), probe.timeout),
@@ -175,7 +188,8 @@ pub(crate) fn sample_facts(probe: &Probe) -> Facts {
     match probe {
         Probe::Redis(_) => redis::sample(),
         Probe::Zookeeper(_) => zookeeper::sample(),
-        Probe::Postgresql(_) | Probe::Http(_) | Probe::Tcp(_) | Probe::Command(_) => Facts::new(),
+        Probe::Postgresql(_) => postgresql::sample(),
+        Probe::Http(_) | Probe::Tcp(_) | Probe::Command(_) => Facts::new(),
     }
 }
 

@@ -55,6 +55,10 @@ impl Templates {
         environment.add_filter("map", minijinja::filters::map);
         environment.add_filter("int", minijinja::filters::int);
         environment.add_filter("string", minijinja::filters::string);
+        environment.add_filter("reject", minijinja::filters::reject);
+        environment.add_filter("select", minijinja::filters::select);
+        environment.add_filter("list", minijinja::filters::list);
+        environment.add_test("in", minijinja::tests::is_in);
         environment.add_test("none", minijinja::tests::is_none);
         environment.add_test("defined", minijinja::tests::is_defined);
         Templates(environment)

@@ -1,15 +1,16 @@
 //! Helper programs: run without a shell, as the engine's user, in a process group of their own that ends with us.
+//!
+//! One that outlives us all the same (we were killed) still holds the locks that the caller passes on to what it
+//! starts: nobody gets at the data before it has ended.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use steadfast_core::Environment;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -29,8 +30,6 @@ pub(crate) struct Invocation {
     pub(crate) cwd: Option<PathBuf>,
     /// How long it may take.
     pub(crate) timeout: Duration,
-    /// Where it is noted while it runs, so that [`end_orphan`] finds it after our own death.
-    pub(crate) record: Option<PathBuf>,
 }
 
 /// What a program said.
@@ -70,7 +69,7 @@ impl std::fmt::Display for Failure {
 
 /// Runs a program to its end.
 pub(crate) async fn run(environment: &Environment, invocation: Invocation) -> Result<Said, Failure> {
-    let Invocation { argv, env, stdin, user, cwd, timeout, record } = invocation;
+    let Invocation { argv, env, stdin, user, cwd, timeout } = invocation;
     let (program, arguments) = argv.split_first().ok_or_else(|| Failure::Missing("(nothing)".to_owned()))?;
     let mut command = Command::new(program);
     command
@@ -94,7 +93,6 @@ pub(crate) async fn run(environment: &Environment, invocation: Invocation) -> Re
         _ => Failure::Io(error),
     })?;
     let group = Group::of(&child);
-    let record = record.map(|path| Record::write(path, group.0)).transpose().map_err(Failure::Io)?;
     let work = async {
         let mut stdout = child.stdout.take();
         let mut stderr = child.stderr.take();
@@ -114,9 +112,6 @@ pub(crate) async fn run(environment: &Environment, invocation: Invocation) -> Re
         // Reaped: its number may be somebody else's by now.
         Some(Ok(_)) => group.ended(),
         Some(Err(_)) | None => drop(group),
-    }
-    if let Some(record) = record {
-        record.remove().map_err(Failure::Io)?;
     }
     match outcome {
         None => Err(Failure::TimedOut),
@@ -169,72 +164,4 @@ fn kill(group: i32) {
     {
         tracing::warn!(group, %error, "a helper program could not be ended");
     }
-}
-
-/// Who runs: a process id counts only together with the time it was started at, in one life of the machine.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Running {
-    pid: i32,
-    started: u64,
-    boot: String,
-}
-
-impl Running {
-    fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The command's name is in parentheses and may hold anything; the 22nd field is the start time.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let mut fields = fields.split_ascii_whitespace();
-        if fields.next()? == "Z" {
-            return None;
-        }
-        let started = fields.nth(18)?.parse().ok()?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
-        Some(Running { pid, started, boot })
-    }
-
-    fn still_runs(&self) -> bool {
-        Running::of(self.pid).as_ref() == Some(self)
-    }
-}
-
-struct Record(PathBuf);
-
-impl Record {
-    fn write(path: PathBuf, pid: i32) -> io::Result<Self> {
-        if let Some(running) = Running::of(pid) {
-            fs::write(&path, serde_json::to_vec(&running)?)?;
-        }
-        Ok(Record(path))
-    }
-
-    fn remove(self) -> io::Result<()> {
-        match fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Ends the helper program that an earlier agent has left running, if there is one.
-pub(crate) async fn end_orphan(environment: &Environment, record: &Path) -> io::Result<()> {
-    let bytes = match fs::read(record) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    // A torn record was written by nobody who got as far as letting the helper do harm.
-    if let Ok(running) = serde_json::from_slice::<Running>(&bytes) {
-        for _ in 0..200 {
-            if !running.still_runs() {
-                break;
-            }
-            kill(running.pid);
-            environment.clock().sleep(Duration::from_millis(50)).await;
-        }
-        if running.still_runs() {
-            return Err(io::Error::other(format!("helper program {} does not end", running.pid)));
-        }
-    }
-    Record(record.to_owned()).remove()
 }

@@ -7,15 +7,17 @@ use steadfast_core::engine::{Peer, WantedRole};
 use steadfast_core::model::Reason;
 use steadfast_core::{ErrorKind, Result};
 
-use super::command::end_orphan;
+use super::history::Kinship;
 use super::steps::Extras;
 use super::{BlueprintEngine, files, major_matches};
 use crate::context::Context;
 use crate::failure::coded;
-use crate::format::Step;
+use crate::format::{Reconcile, Step};
 
 /// Where data is made before it takes the data folder's name.
 const PARTIAL: &str = ".partial";
+/// Says that data is between two histories.
+const HALF_REWOUND: &str = ".rewinding";
 /// Where old data waits until its new copy is in place.
 const ASIDE: &str = ".aside";
 
@@ -45,21 +47,113 @@ impl BlueprintEngine {
         let dir = self.settle_folders(OPERATION, &context).await?;
         self.check_present(OPERATION, &dir)?;
         self.check_version(OPERATION, &dir)?;
-        let mut extras = Extras::default();
-        if let WantedRole::Follow(target) = wanted {
-            extras.target = Some(target);
-        }
-        self.steps("prepare", &self.definition.format().actions.before_start, &mut Extras::default()).await?;
-        Ok(Vec::new())
+        let remarks = match (&self.definition.format().reconcile, wanted) {
+            (Some(reconcile), WantedRole::Follow(target)) => self.rejoin(reconcile, target, &dir).await?,
+            _ => {
+                self.refuse_half_rewound(OPERATION, &dir)?;
+                Vec::new()
+            }
+        };
+        let prepare = &self.definition.format().actions.before_start;
+        self.steps("prepare", prepare, &mut Extras::default()).await?;
+        Ok(remarks)
     }
 
-    /// Ends a helper that outlived an earlier agent and undoes what that agent left half done.
+    /// Makes the data's history a part of `target`'s.
+    async fn rejoin(
+        &self,
+        reconcile: &Reconcile,
+        target: &Peer,
+        dir: &Path,
+    ) -> Result<Vec<(Reason, String)>> {
+        const OPERATION: &str = "rejoin";
+        let mark = files::with_suffix(dir, HALF_REWOUND);
+        if mark.exists() {
+            self.clone_anew(target, dir).await?;
+            let text = format!("copied anew from {}: an earlier rewinding was cut short", target.name);
+            return Ok(vec![(Reason::Recloned, text)]);
+        }
+        let (from, to) = match self.kinship(target).await? {
+            Kinship::Same => return Ok(Vec::new()),
+            Kinship::Unknown(why) => {
+                // It starts as a standby all the same, and is looked at again when it is told to follow.
+                tracing::info!(member = self.subject(), why, "the history is not compared yet");
+                return Ok(Vec::new());
+            }
+            Kinship::Gone { from } => {
+                self.clone_anew(target, dir).await?;
+                let text =
+                    format!("copied anew from {}, which no longer has what follows {from}", target.name);
+                return Ok(vec![(Reason::Recloned, text)]);
+            }
+            Kinship::Diverged { from, to } => (from, to),
+        };
+        let given_up = format!("what was written here alone is given up, from {from} to {to}");
+        self.io(OPERATION, &mark, files::write(&mark, "", 0o600, self.host.user))?;
+        let mut extras = Extras { target: Some(target), ..Extras::default() };
+        let rewound = if reconcile.rewind.is_empty() {
+            Err(self.failed(ErrorKind::Unsupported, OPERATION, "the engine cannot rewind"))
+        } else {
+            self.rewind(&reconcile.rewind, target, &mut extras).await
+        };
+        match rewound {
+            Ok(()) => {
+                self.io(OPERATION, &mark, files::remove_file(&mark))?;
+                Ok(vec![(Reason::Rewound, format!("rewound to the history of {}: {given_up}", target.name))])
+            }
+            Err(error) => {
+                self.clone_anew(target, dir).await?;
+                let text = format!("copied anew from {}: {given_up} ({})", target.name, error.message());
+                Ok(vec![(Reason::Recloned, text)])
+            }
+        }
+    }
+
+    /// Rewinds, and looks whether that brought the data into line: two members promoted from the same place look
+    /// alike to the engine's own program, which then does nothing.
+    async fn rewind(&self, steps: &[Step], target: &Peer, extras: &mut Extras<'_>) -> Result<()> {
+        self.steps("rewind", steps, extras).await?;
+        match self.kinship(target).await? {
+            Kinship::Same => Ok(()),
+            other => {
+                let message = format!("the engine's own rewinding left it as {other:?}");
+                Err(self.failed(ErrorKind::Unsupported, "rewind", message))
+            }
+        }
+    }
+
+    /// Copies the data from `target` and puts the copy in the old data's place, which is kept until then.
+    async fn clone_anew(&self, target: &Peer, dir: &Path) -> Result<()> {
+        const OPERATION: &str = "reclone";
+        let partial = files::with_suffix(dir, PARTIAL);
+        files::remove_folder(&partial).await.map_err(|error| self.disk(OPERATION, &partial, error))?;
+        self.fill(OPERATION, &self.definition.format().actions.join, Some(target), &partial).await?;
+        let aside = files::with_suffix(dir, ASIDE);
+        self.io(OPERATION, &aside, files::rename(dir, &aside))?;
+        self.io(OPERATION, dir, files::rename(&partial, dir))?;
+        let mark = files::with_suffix(dir, HALF_REWOUND);
+        self.io(OPERATION, &mark, files::remove_file(&mark))?;
+        files::remove_folder(&aside).await.map_err(|error| self.disk(OPERATION, &aside, error))
+    }
+
+    fn refuse_half_rewound(&self, operation: &'static str, dir: &Path) -> Result<()> {
+        if !files::with_suffix(dir, HALF_REWOUND).exists() {
+            return Ok(());
+        }
+        Err(coded(
+            ErrorKind::Corrupt,
+            &Reason::VolumeCorrupt,
+            self.definition.name(),
+            operation,
+            self.subject(),
+            "its rewinding was cut short: it can only be copied anew, from a primary",
+        )
+        .without_effect())
+    }
+
+    /// Undoes what an earlier run left half done.
     async fn settle_folders(&self, operation: &'static str, context: &Context) -> Result<PathBuf> {
         let dir = PathBuf::from(context.text("data_dir"));
-        let record = self.helper_record(context);
-        end_orphan(&self.host.environment, &record)
-            .await
-            .map_err(|error| self.disk(operation, &record, error))?;
         let aside = files::with_suffix(&dir, ASIDE);
         if aside.exists() {
             if dir.exists() {

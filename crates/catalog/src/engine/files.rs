@@ -53,6 +53,27 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(to)
 }
 
+/// Takes the process id out of a lock file whose first line it is, unless that process has `argument` among its
+/// arguments. The rest stays: engines find there what a surviving process of theirs still uses.
+pub(crate) fn forget_stale_pid(path: &Path, argument: &str, owner: Owner) -> io::Result<()> {
+    // No process ever has this number.
+    const NOBODY: &str = "2147483646";
+    let content = match fs::read_to_string(path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let (pid, rest) = content.split_once('\n').unwrap_or((&content, ""));
+    let arguments =
+        pid.trim().parse::<u32>().ok().and_then(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
+    match arguments {
+        Some(arguments) if String::from_utf8_lossy(&arguments).split('\0').any(|word| word == argument) => {
+            Ok(())
+        }
+        _ => write(path, &format!("{NOBODY}\n{rest}"), 0o600, owner),
+    }
+}
+
 /// `path` with `suffix` at the end of its name.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -10,8 +10,9 @@ use steadfast_core::model::Reason;
 use steadfast_core::{Error, ErrorKind, Result};
 
 use super::command::{self, Failure, Invocation};
-use super::{BlueprintEngine, files};
+use super::{BlueprintEngine, LOOK_AGAIN, files};
 use crate::context::{Context, peer};
+use crate::definition::Definition;
 use crate::failure::coded;
 use crate::format::{Step, Verb};
 use crate::probe::Facts;
@@ -33,7 +34,7 @@ pub(super) struct Extras<'a> {
 }
 
 impl Extras<'_> {
-    pub(super) fn apply(&self, context: &mut Context) {
+    pub(super) fn apply(&self, definition: &Definition, context: &mut Context) -> Result<()> {
         if let Some(dir) = self.dir {
             context.set("dir", json!(dir));
         }
@@ -45,6 +46,7 @@ impl Extras<'_> {
             context.set("view", json!(view));
             context.set("facts", json!(facts));
         }
+        context.apply_vars(definition)
     }
 }
 
@@ -58,29 +60,45 @@ impl BlueprintEngine {
     ) -> Result<()> {
         for step in steps {
             let mut context = self.context()?;
-            extras.apply(&mut context);
+            extras.apply(&self.definition, &mut context)?;
             if let Some(when) = &step.when
                 && !context.holds(&self.definition, when, operation)?
             {
                 continue;
             }
-            let output = match self.step(operation, step, &context, extras).await {
-                Ok(output) => output,
-                Err(error) if step.tolerate.iter().any(|text| error.message().contains(text)) => continue,
-                Err(error) => return Err(error),
-            };
-            if let Some(expect) = &step.expect {
-                let wanted = context.render(&self.definition, expect, operation)?;
-                if output.trim() != wanted.trim() {
-                    return Err(self.failed(
-                        ErrorKind::Unavailable,
-                        operation,
-                        format_args!("expected {:?}, found {:?}", wanted.trim(), output.trim()),
-                    ));
-                }
+            match self.step_as_expected(operation, step, &context, extras).await {
+                Err(error) if step.tolerate.iter().any(|text| error.message().contains(text)) => {}
+                outcome => outcome?,
             }
         }
         Ok(())
+    }
+
+    /// Runs a step, again and again for as long as it says, until its output is what it expects.
+    async fn step_as_expected(
+        &self,
+        operation: &'static str,
+        step: &Step,
+        context: &Context,
+        extras: &mut Extras<'_>,
+    ) -> Result<()> {
+        let expect = step.expect.as_deref();
+        let wanted =
+            expect.map(|template| context.render(&self.definition, template, operation)).transpose()?;
+        let clock = self.host.environment.clock();
+        let begun = clock.monotonic();
+        loop {
+            let output = self.step(operation, step, context, extras).await?;
+            let Some(wanted) = &wanted else { return Ok(()) };
+            if output.trim() == wanted.trim() {
+                return Ok(());
+            }
+            if step.within.is_none_or(|within| clock.monotonic().since(begun) >= within.0) {
+                let message = format!("expected {:?}, found {:?}", wanted.trim(), output.trim());
+                return Err(self.failed(ErrorKind::Unavailable, operation, message));
+            }
+            clock.sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn step(
@@ -106,7 +124,6 @@ impl BlueprintEngine {
                     user: self.host.user,
                     cwd: None,
                     timeout,
-                    record: Some(self.helper_record(context)),
                 };
                 self.program(operation, invocation).await
             }
@@ -126,6 +143,11 @@ impl BlueprintEngine {
             Verb::Remove(path) => {
                 let path = PathBuf::from(render(path)?);
                 self.io(operation, &path, files::remove_file(&path))
+            }
+            Verb::StalePid(path) => {
+                let path = PathBuf::from(render(path)?);
+                let argument = context.text("data_dir");
+                self.io(operation, &path, files::forget_stale_pid(&path, argument, self.host.user))
             }
             Verb::Redis(words) => {
                 let words = context.render_all(&self.definition, words, operation)?;
@@ -159,11 +181,6 @@ impl BlueprintEngine {
                 Err(self.failed(ErrorKind::Unavailable, operation, format_args!("{program} {failure}")))
             }
         }
-    }
-
-    /// The note of the helper program that runs for this member.
-    pub(super) fn helper_record(&self, context: &Context) -> PathBuf {
-        files::with_suffix(Path::new(context.text("data_dir")), ".helper")
     }
 
     pub(super) fn io(

@@ -7,7 +7,7 @@ use steadfast_core::model::{Durability, Leadership, MOST_REPLICAS, Topology};
 
 use super::Report;
 use crate::definition::MAIN_FILE;
-use crate::format::{Format, OptionFormat, OptionType, Orchestrator, Probe, Step, Verb};
+use crate::format::{Format, History, OptionFormat, OptionType, Orchestrator, Probe, Step, Verb};
 
 pub(super) fn check(format: &Format, report: &mut Report<'_>) {
     versions(format, report);
@@ -309,6 +309,19 @@ fn roles(format: &Format, report: &mut Report<'_>) {
             "use redis or postgresql, or an engine that leads itself",
         );
     }
+    if let Some(reconcile) = &format.reconcile {
+        let needed: &[&str] = match reconcile.history {
+            History::Postgresql => &["pg_controldata", "pg_waldump"],
+        };
+        let programs = format.programs.get(&Orchestrator::Process);
+        for name in needed.iter().filter(|name| programs.is_none_or(|known| !known.contains_key(**name))) {
+            report.at(
+                "reconcile.history",
+                format_args!("needs the program {name}"),
+                format_args!("add [programs.process.{name}]"),
+            );
+        }
+    }
     if format.actions.initialise.is_empty() {
         report.at("actions.initialise", "is missing", "say how the first data is made");
     }
@@ -344,7 +357,7 @@ fn check_step(format: &Format, path: &str, step: &Step, report: &mut Report<'_>)
     let verb = match step.verb() {
         Ok(verb) => verb,
         Err(problem) => {
-            report.at(path, problem, "give one of run, write, mkdir, remove, redis, sql, observe");
+            report.at(path, problem, "give one of run, write, mkdir, remove, stale_pid, redis, sql, observe");
             return;
         }
     };
@@ -361,6 +374,9 @@ fn check_step(format: &Format, path: &str, step: &Step, report: &mut Report<'_>)
     }
     if !matches!(verb, Verb::Write(_)) && (step.content.is_some() || step.template.is_some()) {
         report.at(path, "has content or template without write", "remove them");
+    }
+    if step.within.is_some() && step.expect.is_none() {
+        report.at(path, "has within without expect", "remove it, or say what is expected");
     }
     if let Verb::Run([]) | Verb::Redis([]) = verb {
         report.at(path, "is empty", "give the program or command, and its arguments");

@@ -39,6 +39,8 @@ enum Scope {
     Member,
     /// Before the data folder is known.
     Folder,
+    /// The member, without the texts that are being defined.
+    Vars,
     /// And the folder in which data is made.
     Making,
     /// And a member to copy from or follow.
@@ -241,7 +243,12 @@ fn values(
     let other = member.peers.get(1).unwrap_or(&member.member);
     match scope {
         Scope::Member | Scope::Rule | Scope::Client => {}
-        Scope::Folder => context.remove("data_dir"),
+        Scope::Folder => {
+            for name in ["data_dir", "vars", "confirmers"] {
+                context.remove(name);
+            }
+        }
+        Scope::Vars => context.remove("vars"),
         Scope::Advice => context.keep(&["replicas", "durability", "options"]),
         Scope::Making | Scope::Joining => {
             context.set("dir", json!("/volumes/data/partial"));
@@ -270,6 +277,9 @@ fn collect<'a>(format: &'a Format, files: &'a BTreeMap<String, String>) -> Vec<T
     };
     let (template, expression) = (Kind::Template, Kind::Expression);
     add("data.dir".to_owned(), &format.data.dir, template, Scope::Folder, false);
+    for (name, text) in &format.vars {
+        add(format!("vars.{name}"), text, template, Scope::Vars, false);
+    }
     for (index, argument) in format.start.argv.iter().enumerate() {
         add(format!("start.argv[{index}]"), argument, template, Scope::Member, false);
     }
@@ -307,6 +317,10 @@ fn collect<'a>(format: &'a Format, files: &'a BTreeMap<String, String>) -> Vec<T
             [("primary", &roles.primary), ("follow", &roles.follow), ("fenced", &roles.fenced)]
         {
             add(format!("roles.{word}.reached"), &role.reached, expression, Scope::Running, false);
+            if let Some(needs_restart) = &role.needs_restart {
+                let key = format!("roles.{word}.needs_restart");
+                add(key, needs_restart, expression, Scope::Running, false);
+            }
         }
     }
     config_files(format, files, &mut texts);
@@ -370,6 +384,7 @@ fn steps<'a>(format: &'a Format, files: &'a BTreeMap<String, String>, texts: &mu
             ("content", &step.content, true),
             ("mkdir", &step.mkdir, false),
             ("remove", &step.remove, false),
+            ("stale_pid", &step.stale_pid, false),
             ("sql", &step.sql, true),
             ("expect", &step.expect, false),
         ];
