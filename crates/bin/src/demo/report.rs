@@ -142,7 +142,7 @@ impl Report {
         for event in &self.events {
             line(&format!("    {}", event_line(event)))?;
         }
-        line("  look around")?;
+        line("  look around, while it runs (KEEP=1 or --keep leaves it running)")?;
         let given = format!(" --data {}", cluster.data.root().display());
         let dns = cluster.config.dns;
         line(&format!("    dig @{} -p {} {}", dns.ip(), dns.port(), self.name))?;
