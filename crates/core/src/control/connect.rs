@@ -55,7 +55,7 @@ impl Control {
     /// # Errors
     /// `NotFound`.
     pub async fn connect(&self, name: &ServiceName) -> ControlResult<ConnectView> {
-        let Some(snapshot) = self.controller.observer().snapshot(name).await? else {
+        let Some(snapshot) = self.controller.observer().glance(name).await? else {
             return Err(no_service(name));
         };
         let facts = &snapshot.facts;

@@ -15,21 +15,8 @@ impl Control {
     /// # Errors
     /// What the store says.
     pub async fn services(&self, after: Option<&str>, limit: usize) -> ControlResult<Vec<ServiceView>> {
-        let mut views = Vec::new();
-        for found in self.store.services().await? {
-            let name = found.body.name;
-            if found.body.deleted || after.is_some_and(|after| name.as_str() <= after) {
-                continue;
-            }
-            if views.len() >= limit {
-                break;
-            }
-            // Gone in between is not there.
-            if let Some(snapshot) = self.controller.observer().snapshot(&name).await? {
-                views.push(self.service_view(&snapshot));
-            }
-        }
-        Ok(views)
+        let snapshots = self.controller.observer().glances(after, limit).await?;
+        Ok(snapshots.iter().map(|snapshot| self.service_view(snapshot)).collect())
     }
 
     /// A service. A deleted one is shown too, with the volumes it has left.
@@ -37,7 +24,7 @@ impl Control {
     /// # Errors
     /// `NotFound`.
     pub async fn service(&self, name: &ServiceName) -> ControlResult<ServiceView> {
-        match self.controller.observer().snapshot(name).await? {
+        match self.controller.observer().glance(name).await? {
             Some(snapshot) => Ok(self.service_view(&snapshot)),
             None => Err(no_service(name)),
         }

@@ -13,7 +13,7 @@ impl Control {
     /// `NotFound`.
     pub async fn why(&self, name: &MemberName) -> ControlResult<Why> {
         let record = self.find_member(name).await?;
-        let Some(snapshot) = self.controller.observer().snapshot(&record.service).await? else {
+        let Some(snapshot) = self.controller.observer().glance(&record.service).await? else {
             return Err(no_service(&record.service));
         };
         let facts = &snapshot.facts;

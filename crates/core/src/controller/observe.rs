@@ -154,16 +154,66 @@ impl Observer {
         Ok(concerned)
     }
 
-    /// The facts about a service; `None` if it does not exist.
+    /// The facts about a service, to plan on; `None` if it does not exist.
     ///
     /// # Errors
     /// What the store or the registry says.
     pub async fn snapshot(&self, name: &ServiceName) -> Result<Option<Snapshot>> {
-        let Some(Versioned { version, body: service }) = self.store.service(name).await? else {
-            return Ok(None);
-        };
-        let Some(revision) = self.revision(&service).await? else { return Ok(None) };
+        let Some(mut snapshot) = self.glance(name).await? else { return Ok(None) };
+        for (name, kind) in snapshot.facts.names_of_interest() {
+            let holds = self.backends.registry.resolve(&name, kind).await?;
+            snapshot.facts.names.insert((name, kind), holds);
+        }
+        Ok(Some(snapshot))
+    }
+
+    /// The facts about a service, to show: what its names hold is not looked up.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn glance(&self, name: &ServiceName) -> Result<Option<Snapshot>> {
+        let Some(service) = self.store.service(name).await? else { return Ok(None) };
         let members = self.store.members(name).await?;
+        self.assemble(service, members).await
+    }
+
+    /// The services after `after` by name, at most `limit`, to show; deleted ones left out.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn glances(&self, after: Option<&str>, limit: usize) -> Result<Vec<Snapshot>> {
+        let mut services = self.store.services().await?;
+        services.retain(|found| {
+            !found.body.deleted && after.is_none_or(|after| found.body.name.as_str() > after)
+        });
+        services.truncate(limit);
+        // Few are read one by one, many with one scan of all members.
+        let mut members: Option<BTreeMap<ServiceName, Vec<Versioned<Member>>>> = None;
+        if services.len() > 8 {
+            let mut by_service: BTreeMap<ServiceName, Vec<Versioned<Member>>> = BTreeMap::new();
+            for member in self.store.all_members().await? {
+                by_service.entry(member.body.service.clone()).or_default().push(member);
+            }
+            members = Some(by_service);
+        }
+        let mut snapshots = Vec::new();
+        for service in services {
+            let own = match &mut members {
+                Some(by_service) => by_service.remove(&service.body.name).unwrap_or_default(),
+                None => self.store.members(&service.body.name).await?,
+            };
+            snapshots.extend(self.assemble(service, own).await?);
+        }
+        Ok(snapshots)
+    }
+
+    async fn assemble(
+        &self,
+        service: Versioned<Service>,
+        members: Vec<Versioned<Member>>,
+    ) -> Result<Option<Snapshot>> {
+        let Versioned { version, body: service } = service;
+        let Some(revision) = self.revision(&service).await? else { return Ok(None) };
         let operation = match &service.operation {
             Some(id) => self.store.operation(id).await?,
             None => None,
@@ -196,10 +246,6 @@ impl Observer {
             timers: self.timers,
             wall: self.env.clock().wall(),
         };
-        for (name, kind) in facts.names_of_interest() {
-            let holds = self.backends.registry.resolve(&name, kind).await?;
-            facts.names.insert((name, kind), holds);
-        }
         facts.leader_down_for = self.leaders_down(&facts);
         Ok(Some(Snapshot { facts, service_version: version, member_versions, operation_version }))
     }
