@@ -232,7 +232,7 @@ pub struct Data {
     pub complete: String,
     /// A file below it (relative) that holds the engine's major version, to compare.
     pub version_file: Option<String>,
-    /// Data without any of these files or folders (relative) has been lost.
+    /// Data without any of these files (relative; `*` at the end stands for any ending) has been lost.
     #[serde(default)]
     pub present_any: Vec<String>,
     /// The code for that.

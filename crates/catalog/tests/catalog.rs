@@ -51,6 +51,24 @@ fn a_spec_is_resolved_with_defaults() {
     let again = Definition::from_stored(&resolved.stored).unwrap();
     assert_eq!(again.digest(), resolved.blueprint.digest);
     assert!(catalog.list().iter().any(|(name, _)| name == "redis@7"));
+    let planned = |blueprint: &str, replicas: u32, durability: &str| {
+        let spec = spec(json!({"blueprint": blueprint, "replicas": replicas, "durability": durability}));
+        catalog.resolve(&spec).unwrap()
+    };
+    for (blueprint, replicas, durability, confirming) in [
+        ("redis", 3, "strict", 0),
+        ("postgresql", 1, "strict", 0),
+        ("postgresql", 2, "strict", 1),
+        ("postgresql", 3, "strict", 1),
+        ("postgresql@15", 5, "strict", 2),
+        ("postgresql", 3, "available", 0),
+        ("zookeeper", 5, "strict", 2),
+    ] {
+        let resolved = planned(blueprint, replicas, durability);
+        assert_eq!(resolved.blueprint.confirming_replicas, confirming, "{blueprint} {replicas} {durability}");
+    }
+    assert_eq!(planned("postgresql", 2, "strict").warnings.len(), 1);
+    assert_eq!(planned("postgresql", 3, "strict").warnings.len(), 0);
     assert!(catalog.guarantee(&spec(json!({}))).contains("appendfsync always"));
 }
 
@@ -64,6 +82,9 @@ fn every_problem_of_a_spec_names_its_field() {
     assert_eq!(fields(json!({"blueprint": "redis@6"})), ["blueprint"]);
     assert_eq!(fields(json!({"replicas": 0})), ["replicas"]);
     assert_eq!(fields(json!({"replicas": 10})), ["replicas"]);
+    for even in [2, 4] {
+        assert_eq!(fields(json!({"blueprint": "zookeeper", "replicas": even})), ["replicas"]);
+    }
     assert_eq!(fields(json!({"groups": [{"name": "shard", "replicas": 1}]})), ["groups.shard"]);
     assert_eq!(fields(json!({"volumes": [{"name": "journal"}]})), ["volumes.journal"]);
     assert_eq!(

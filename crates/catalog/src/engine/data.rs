@@ -227,7 +227,7 @@ impl BlueprintEngine {
         let data = &self.definition.format().data;
         let complete = dir.join(&data.complete).exists();
         let present =
-            data.present_any.is_empty() || data.present_any.iter().any(|name| dir.join(name).exists());
+            data.present_any.is_empty() || data.present_any.iter().any(|name| is_present(dir, name));
         if complete && present {
             return Ok(());
         }
@@ -265,4 +265,13 @@ impl BlueprintEngine {
         )
         .without_effect())
     }
+}
+
+/// Whether there is a file of this name; one that ends in `*` stands for all that begin so.
+fn is_present(dir: &Path, name: &str) -> bool {
+    let Some(prefix) = name.strip_suffix('*') else { return dir.join(name).exists() };
+    let (folder, beginning) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+    fs::read_dir(dir.join(folder)).is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(beginning))
+    })
 }

@@ -286,6 +286,12 @@ fn collect<'a>(format: &'a Format, files: &'a BTreeMap<String, String>) -> Vec<T
     for (name, value) in &format.start.env {
         add(format!("start.env.{name}"), value, template, Scope::Member, false);
     }
+    for (name, program) in format.programs.values().flatten() {
+        for (index, argument) in program.version.iter().flat_map(|version| version.args.iter().enumerate()) {
+            let key = format!("programs.process.{name}.version.args[{index}]");
+            add(key, argument, template, Scope::Member, false);
+        }
+    }
     if let Some(cwd) = &format.start.cwd {
         add("start.cwd".to_owned(), cwd, template, Scope::Member, false);
     }
