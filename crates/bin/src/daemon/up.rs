@@ -35,10 +35,6 @@ pub(crate) struct UpOptions {
     /// The zones, given to the nodes in turn [default: those of last time, or a,b,c]
     #[arg(long, value_delimiter = ',', value_name = "ZONE,...")]
     pub(crate) zones: Vec<ZoneName>,
-    /// Where the first server listens; the others take the ports after it, each another one if its own is taken
-    /// [default: that of last time, or 127.0.0.1:7070]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(crate) listen: Option<SocketAddr>,
     /// Where the DNS server listens [default: that of last time, or 127.0.0.153:5353]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) dns: Option<SocketAddr>,
@@ -151,14 +147,6 @@ fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, Cluste
         return Err(Failure::usage(
             format!("--dns {dns} is not a loopback address"),
             "the members' own addresses are loopback addresses: give one of 127.0.0.0/8",
-        ));
-    }
-    if let Some(listen) = options.listen
-        && !listen.ip().is_loopback()
-    {
-        return Err(Failure::usage(
-            format!("--listen {listen} is not a loopback address"),
-            "run `steadfast serve` by itself, with TLS, to be reached from outside",
         ));
     }
     DataDir::prepare(given, |config| {
@@ -428,9 +416,6 @@ async fn detach(data: &DataDir, options: &UpOptions) -> Result<Exit> {
     }
     if let Some(servers) = options.servers {
         command.args(["--servers", &servers.to_string()]);
-    }
-    if let Some(listen) = options.listen {
-        command.args(["--listen", &listen.to_string()]);
     }
     if !options.zones.is_empty() {
         let zones: Vec<&str> = options.zones.iter().map(ZoneName::as_str).collect();
