@@ -119,6 +119,28 @@ impl Store {
         self.all(self.records.key(["services"])?).await
     }
 
+    /// The services whose name begins with `beginning`, which ends in `-`; no others are read.
+    pub async fn services_beginning_with(&self, beginning: &str) -> Result<Vec<Service>> {
+        const PAGE: usize = 50;
+        let prefix = self.records.key(["services"])?;
+        let mut after = self.records.key(["services", beginning])?;
+        let mut found = Vec::new();
+        loop {
+            let page = self.records.db().scan(&prefix, Some(&after), PAGE).await?;
+            let more = page.more;
+            for (key, record) in page.items {
+                if !key.segments().last().is_some_and(|name| name.starts_with(beginning)) {
+                    return Ok(found);
+                }
+                found.push(self.records.decode(&key, &record.value)?);
+                after = key;
+            }
+            if !more {
+                return Ok(found);
+            }
+        }
+    }
+
     /// A member.
     pub async fn member(
         &self,

@@ -407,3 +407,15 @@ async fn the_name_of_the_name_server_is_taken() {
     let error = server.apply(service_file("ns", 3), Guard::default()).await.unwrap_err();
     assert!(matches!(error, ControlError::Invalid(problems) if problems[0].field == "name"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_two_services_may_have_a_member_of_one_name() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders-shard", 3).await.unwrap();
+    world.create(&server, "orders", 3).await.unwrap();
+    // No group of a plain service is called `shard`, so these two live side by side.
+    world.create(&server, "orders-shard-x", 1).await.unwrap();
+    let names = server.store().services_beginning_with("orders-").await.unwrap();
+    let names: Vec<&str> = names.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(names, ["orders-shard", "orders-shard-x"]);
+}

@@ -1,7 +1,9 @@
 //! Admission: what can be seen to be wrong before anything is written.
 
+use std::collections::BTreeSet;
+
 use super::{Control, ControlError, ControlResult, PlanReport, Planned, Resolved};
-use crate::ids::MemberName;
+use crate::ids::{MemberName, ServiceName};
 use crate::metadata::Versioned;
 use crate::model::{
     Condition, ConditionKind, FencingLevel, NodeHealth, Reason, Service, ServiceSpec, SpecError,
@@ -95,26 +97,21 @@ impl Control {
     }
 
     /// Two services may not claim one name: `orders-shard-0` is a member of `orders` with a group `shard`, and
-    /// of `orders-shard`.
+    /// of `orders-shard`. Only services whose name begins with the other's can clash, so only those are read.
     async fn check_names(&self, spec: &ServiceSpec, resolved: &Resolved) -> ControlResult<()> {
-        let prefix = format!("{}-", spec.name);
-        for other in self.store.services().await? {
-            let other = other.body;
-            if other.deleted || other.name == spec.name {
-                continue;
-            }
-            let near = other.name.as_str().starts_with(&prefix)
-                || spec.name.as_str().starts_with(&format!("{}-", other.name));
-            if !near {
-                continue;
-            }
-            let taken: Vec<MemberName> = other.member_names().map(|(_, _, name)| name).collect();
-            let clash = resolved.groups.iter().find_map(|group| {
+        let own: BTreeSet<MemberName> = resolved
+            .groups
+            .iter()
+            .flat_map(|group| {
                 (0..group.replicas)
                     .filter_map(|ordinal| MemberName::of(&spec.name, &group.name, ordinal).ok())
-                    .find(|name| taken.contains(name))
-            });
-            if let Some(name) = clash {
+            })
+            .collect();
+        let mut near = self.services_above(&spec.name).await?;
+        near.extend(self.store.services_beginning_with(&format!("{}-", spec.name)).await?);
+        for other in near.into_iter().filter(|other| !other.deleted) {
+            let clash = other.member_names().find(|(_, _, name)| own.contains(name));
+            if let Some((_, _, name)) = clash {
                 return Err(ControlError::Invalid(vec![SpecError::new(
                     "name",
                     format!("member {name} would have the name of a member of {}", other.name),
@@ -123,6 +120,17 @@ impl Control {
             }
         }
         Ok(())
+    }
+
+    /// The services named by what stands before each `-` of a name.
+    async fn services_above(&self, name: &ServiceName) -> ControlResult<Vec<Service>> {
+        let mut found = Vec::new();
+        for (position, _) in name.as_str().match_indices('-') {
+            if let Ok(shorter) = name.as_str()[..position].parse::<ServiceName>() {
+                found.extend(self.store.service(&shorter).await?.map(|found| found.body));
+            }
+        }
+        Ok(found)
     }
 
     /// How the spec differs from the one in force.
@@ -149,7 +157,7 @@ impl Control {
     /// Whether the service would survive the loss of a zone, over the zones there are now.
     fn zone_condition(&self, resolved: &Resolved) -> Condition {
         let table = self.controller.observer().nodes();
-        let zones: std::collections::BTreeSet<_> = table
+        let zones: BTreeSet<_> = table
             .nodes
             .values()
             .filter(|node| node.health == NodeHealth::Ready)
@@ -261,7 +269,7 @@ fn compare(
 ) {
     match (before, after) {
         (serde_json::Value::Object(before), serde_json::Value::Object(after)) => {
-            let keys: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
             for key in keys {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 let none = serde_json::Value::Null;
