@@ -408,7 +408,10 @@ fn unknown_keys(input: &Value, canonical: &Value, path: &str, problems: &mut Vec
     match (input, canonical) {
         (Value::Object(input), Value::Object(canonical)) => {
             for (key, value) in input {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let plain = !key.is_empty()
+                    && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+                let shown = if plain { key.clone() } else { format!("{key:?}") };
+                let path = if path.is_empty() { shown } else { format!("{path}.{shown}") };
                 match canonical.get(key) {
                     None => {
                         let known: Vec<&str> = canonical.keys().map(String::as_str).collect();
@@ -456,9 +459,11 @@ mod tests {
         input["placement"] = json!({"spreed": "zone"});
         input["colour"] = json!("red");
         input["options"] = json!({"anything": 1});
+        input[""] = json!(1);
+        input["placement.spread"] = json!("zone");
         let fields: Vec<String> =
             ServiceSpec::from_input(input).unwrap_err().into_iter().map(|error| error.field).collect();
-        assert_eq!(fields, ["colour", "placement.spreed"]);
+        assert_eq!(fields, ["\"\"", "colour", "placement.spreed", "\"placement.spread\""]);
     }
 
     #[test]
