@@ -79,11 +79,8 @@ impl Node {
         })
     }
 
-    /// Tells the guards, where they have leases. The lease counts from before the renewal was sent.
+    /// Tells the guards; those without a lease take no notice. The lease counts from before the renewal was sent.
     async fn extend_leases(&self, asked: Moment) {
-        if !self.parts.config.fence_by_lease {
-            return;
-        }
         let until = asked.plus(self.parts.config.timers.lease);
         let members: Vec<_> = lock(&self.tasks).keys().cloned().collect();
         let extensions = members.iter().map(|member| async move {
@@ -94,12 +91,13 @@ impl Node {
         futures::future::join_all(extensions).await;
     }
 
-    /// Until when a guard that is started now may let its engine run, where guards have leases.
+    /// Until when a guard that is started now may let its engine run, if its service accepts leases or every
+    /// guard has one.
     ///
     /// # Errors
     /// If the lease has ended: nothing may be started then.
-    pub(crate) fn lease_end(&self) -> Result<Option<u64>, (Reason, String)> {
-        if !self.parts.config.fence_by_lease {
+    pub(crate) fn lease_end(&self, accepted: bool) -> Result<Option<u64>, (Reason, String)> {
+        if !accepted && !self.parts.config.fence_by_lease {
             return Ok(None);
         }
         let until = lock(&self.renewed).map(|asked| asked.plus(self.parts.config.timers.lease));

@@ -91,7 +91,12 @@ impl MemberTask {
     }
 
     fn lease(&self) -> Result<Option<u64>, Held> {
-        self.node.lease_end().map_err(|(reason, message)| Held { reason, message, soon: true })
+        // Whoever lets its data move on an expired lease has its engines stopped by the end of it.
+        let accepted = match &self.records {
+            Records::Known(known) => known.revision.spec.fencing.accept_lease,
+            _ => false,
+        };
+        self.node.lease_end(accepted).map_err(|(reason, message)| Held { reason, message, soon: true })
     }
 
     async fn claim(&mut self) -> Result<(), Held> {

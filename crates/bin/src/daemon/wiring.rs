@@ -21,6 +21,10 @@ use crate::config::ClusterConfig;
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Result};
 
+/// How long after the end of its lease a silent node counts as expired, for services that accept that: the longest
+/// pause of a process that F1 assumes, on top of the lease.
+const MARGIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A cluster's records and backends.
 #[derive(Debug, Clone)]
 pub(super) struct Wiring {
@@ -55,8 +59,9 @@ impl Wiring {
         let ips: Arc<dyn IpProvider> =
             Arc::new(LoopbackAddresses::new(store.records().clone(), config.loopback));
         let names: Arc<dyn Registry> = Arc::new(registry.clone());
-        let orchestrator: Arc<dyn Orchestrator> =
-            Arc::new(ProcessOrchestrator::new(environment.clone(), store.clone(), prover));
+        let orchestrator: Arc<dyn Orchestrator> = Arc::new(
+            ProcessOrchestrator::new(environment.clone(), store.clone(), prover).with_lease_death(MARGIN),
+        );
         let backends = Backends {
             volumes: stack(volumes, options, environment, &counters),
             ips: stack(ips, options, environment, &counters),

@@ -241,12 +241,17 @@ fn planned_creation(spec: &ServiceSpec, resolved: &Resolved) -> Vec<Planned> {
 /// What happens when a node falls silent, in words: told before anything is created.
 fn outage_rule(fencing: FencingLevel, spec: &ServiceSpec) -> String {
     match (fencing, spec.fencing.accept_lease) {
-        (FencingLevel::F3, _) => {
+        (FencingLevel::F3 | FencingLevel::F2, true) => {
+            "a lease is accepted: a member moves when its node is proven dead, or when its lease has expired, which \
+             assumes bounded pauses and does not promise a single writer. Members stop when their node cannot renew \
+             its lease."
+        }
+        (FencingLevel::F3, false) => {
             "F3: the storage refuses an old writer. A node that is silent but not proven dead keeps its members; \
              they move when its volumes are free, or its death is proven or confirmed. Members serve on while the \
              control plane is away."
         }
-        (FencingLevel::F2, _) => {
+        (FencingLevel::F2, false) => {
             "F2: a member moves once the cloud or the supervisor has proven its node dead; a silent node is waited \
              for, or confirmed dead by an operator. Members serve on while the control plane is away."
         }
