@@ -216,7 +216,8 @@ impl Control {
                 .collect(),
             blocked: status.and_then(|status| status.blocked.clone()),
             observed_ms_ago: seen.filter(|node| node.status.is_some()).map(|node| age(node, now)),
-            stale: status.is_none(),
+            // Nothing is to be heard of what nobody holds.
+            stale: status.is_none() && record.holder.is_some(),
             volumes: record.volumes.iter().filter_map(|binding| binding.id.clone()).collect(),
             node,
         }

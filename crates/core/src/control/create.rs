@@ -1,0 +1,188 @@
+//! Creation: everything a service rests on is written first, then the one record that makes it exist.
+
+use std::collections::BTreeMap;
+
+use super::admit::Admitted;
+use super::change::internal;
+use super::{Control, ControlError, ControlResult, Guard};
+use crate::ids::{MemberName, Revision, RoleTerm, ServiceName};
+use crate::metadata::{Versioned, WriteOutcome};
+use crate::model::{
+    Desired, EventRing, Group, Leadership, MemberPhase, Operation, OperationKind, Reason, RolePhase,
+    RoleState, Service, SpecRevision,
+};
+
+impl Control {
+    /// Creates the service that `input` describes, or answers with the operation that did.
+    ///
+    /// # Behavior
+    /// - The same input twice makes one service and answers with the same operation.
+    /// - An existing service with another spec is refused with `ChangeUnsupported`, naming what differs, and
+    ///   nothing of it is touched.
+    ///
+    /// # Errors
+    /// `Invalid` with every problem found; `Conflict` if the check index no longer holds.
+    pub async fn apply(&self, input: serde_json::Value, guard: Guard) -> ControlResult<Operation> {
+        let admitted = self.admit(input).await?;
+        let name = admitted.spec.name.clone();
+        let operation_id =
+            self.operation_id(guard.idempotency_key.as_deref(), OperationKind::Create, &name)?;
+        loop {
+            let existing = self.store.service(&name).await?;
+            self.check_index(existing.as_ref(), &guard)?;
+            match &existing {
+                Some(found) if !found.body.deleted => return self.created_already(found, &admitted).await,
+                _ => {}
+            }
+            let operation = self
+                .record_operation(
+                    operation_id.clone(),
+                    OperationKind::Create,
+                    &name,
+                    None,
+                    &guard,
+                    BTreeMap::new(),
+                )
+                .await?;
+            let service = self.write_parts(&admitted, &operation).await?;
+            if let Some(tombstone) = &existing {
+                self.archive(tombstone).await?;
+            }
+            let key = self.store.service_key(&name)?;
+            let outcome = match &existing {
+                None => self.store.records().create(&key, &service).await?,
+                Some(found) => self.store.records().update(&key, &service, &found.version).await?,
+            };
+            if let WriteOutcome::Applied(_) = outcome {
+                self.controller.wake(&name);
+                return Ok(operation);
+            }
+        }
+    }
+
+    async fn created_already(
+        &self,
+        found: &Versioned<Service>,
+        admitted: &Admitted,
+    ) -> ControlResult<Operation> {
+        let differences = self.differences(found, &admitted.spec).await?;
+        if !differences.is_empty() {
+            let fields: Vec<String> =
+                differences.iter().map(|change| format!("{} ({})", change.subject, change.detail)).collect();
+            return Err(ControlError::Refused {
+                reason: Reason::ChangeUnsupported,
+                message: format!("service {} exists and differs in: {}", found.body.name, fields.join("; ")),
+                remedy: "apply the spec it has, or create a service of another name".to_owned(),
+            });
+        }
+        let created_by = found.body.created_by.clone();
+        match created_by {
+            Some(id) => self.operation(&id).await,
+            None => Err(internal("created-by", &found.body.name, "a service without its create operation")),
+        }
+    }
+
+    /// Everything a service rests on, written before the service itself: the one record that makes it exist.
+    async fn write_parts(&self, admitted: &Admitted, operation: &Operation) -> ControlResult<Service> {
+        let Admitted { spec, resolved } = admitted;
+        let now = self.env.clock().wall();
+        let id = operation.service_id.clone();
+        let revision = SpecRevision {
+            service_id: id.clone(),
+            revision: Revision(1),
+            spec: spec.clone(),
+            blueprint: resolved.blueprint.clone(),
+            options: resolved.options.clone(),
+            created_at: now,
+        };
+        let records = self.store.records();
+        // Created or there already: all of these are decided by the service's identity alone.
+        let _there: WriteOutcome = records
+            .create(&records.key(["blueprints", &resolved.blueprint.digest])?, &resolved.stored)
+            .await?;
+        let _there: WriteOutcome =
+            records.create(&self.store.revision_key(&id, revision.revision)?, &revision).await?;
+        for name in &resolved.secrets {
+            let sealed = self.keys.seal(&id, name, &self.env.entropy().token())?;
+            let _there: WriteOutcome = records.create(&self.store.secret_key(&id, name)?, &sealed).await?;
+        }
+        let groups: BTreeMap<_, _> = resolved
+            .groups
+            .iter()
+            .map(|group| (group.name.clone(), Group { replicas: group.replicas }))
+            .collect();
+        let mut roles = BTreeMap::new();
+        if resolved.blueprint.leadership == Leadership::Steadfast {
+            for group in groups.keys() {
+                let leader = MemberName::of(&spec.name, group, 0)
+                    .map_err(|error| internal("name", &spec.name, error.to_string()))?;
+                roles.insert(
+                    group.clone(),
+                    RoleState {
+                        term: RoleTerm(1),
+                        phase: RolePhase::Bootstrapping,
+                        leader: Some(leader),
+                        previous: None,
+                        since: now,
+                    },
+                );
+            }
+        }
+        let mut events = EventRing::default();
+        events.push(
+            now,
+            Reason::Created,
+            None,
+            format!("{}@{}", resolved.blueprint.name, resolved.blueprint.version),
+        );
+        Ok(Service {
+            id,
+            name: spec.name.clone(),
+            revision: Revision(1),
+            desired: Desired::Running,
+            groups,
+            roles,
+            last_leaders: BTreeMap::new(),
+            paused: false,
+            operation: Some(operation.id.clone()),
+            created_by: Some(operation.id.clone()),
+            bootstrapped: false,
+            deleted: false,
+            created_at: now,
+            conditions: Vec::new(),
+            events,
+            extra: serde_json::Map::new(),
+        })
+    }
+
+    /// A deleted service makes way for a new one of its name: what it left is kept under its identity.
+    async fn archive(&self, tombstone: &Versioned<Service>) -> ControlResult<()> {
+        let name = &tombstone.body.name;
+        let members = self.store.members(name).await?;
+        let records = self.store.records();
+        for member in members {
+            if member.body.service_id != tombstone.body.id {
+                continue;
+            }
+            let key = records.key(["deleted", tombstone.body.id.as_str(), member.body.name.as_str()])?;
+            let _there: WriteOutcome = records.create(&key, &member.body).await?;
+            if member.body.phase == MemberPhase::Removed {
+                let key = self.store.member_key(name, &member.body.name)?;
+                if records.delete(&key, &member.version).await? == WriteOutcome::Conflict {
+                    return Err(busy(name));
+                }
+            }
+        }
+        let key = records.key(["deleted", tombstone.body.id.as_str(), "service"])?;
+        let _there: WriteOutcome = records.create(&key, &tombstone.body).await?;
+        Ok(())
+    }
+}
+
+fn busy(name: &ServiceName) -> ControlError {
+    ControlError::Conflict {
+        reason: Reason::OperationExclusive,
+        message: format!("a deleted service {name} is being changed by somebody else"),
+        remedy: "try again".to_owned(),
+    }
+}
