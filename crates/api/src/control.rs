@@ -1,5 +1,7 @@
 //! What the router asks of the control plane, and the lists it pages through.
 
+mod of_control;
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -12,6 +14,8 @@ pub use steadfast_core::control::{ControlResult, Guard};
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::model::{Operation, OperationState};
 use utoipa::ToSchema;
+
+pub use of_control::{Logs, OfControl};
 
 /// Which part of a list. Lists are ordered by name or id.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! what concerns it on to the owner, and one of them takes the lock over when the owner dies, however it dies.
 
 mod clients;
-mod control;
 mod listen;
 mod logs;
 mod metrics;
@@ -15,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use steadfast_api::control::OfControl;
 use steadfast_api::server::{Limits, Parts};
 use steadfast_backends::embedded::dns::{DnsOptions, DnsServer, StoreRegistry};
 use steadfast_backends::embedded::keys::FileKeyProvider;
@@ -28,7 +28,7 @@ use steadfast_core::registry::Registry as _;
 use steadfast_lock::Lock;
 
 use self::clients::StoredClients;
-use self::control::{Adapter, Secrets};
+use self::logs::KeptLogs;
 use super::wiring::Wiring;
 use super::{Signals, logging};
 use crate::config::ClusterConfig;
@@ -140,8 +140,7 @@ fn announce(data: &DataDir, id: &ServerId, url: &str) -> Result<()> {
 /// What a server is made of, wired.
 struct Server {
     controller: Controller,
-    control: Arc<Adapter>,
-    secrets: Arc<Secrets>,
+    control: Arc<OfControl>,
     registry: StoreRegistry,
     metrics: Arc<metrics::Metrics>,
     environment: Environment,
@@ -173,8 +172,7 @@ impl Server {
         let metrics =
             Arc::new(metrics::Metrics::new(config.cluster.clone(), control.clone(), db.clone(), counters));
         Ok(Server {
-            secrets: Arc::new(Secrets(control.clone())),
-            control: Arc::new(Adapter::new(control, data.clone(), catalog)),
+            control: Arc::new(OfControl::new(control, catalog, Arc::new(KeptLogs(data.clone())))),
             controller,
             registry,
             metrics,
@@ -196,7 +194,7 @@ impl Server {
             // A name that is written through this is answered before the write is acknowledged.
             store: self.registry.database(),
             owns_store: Arc::new(move || owner.is_owner()),
-            node_secrets: self.secrets.clone(),
+            node_secrets: self.control.clone(),
             principals,
             environment: environment.clone(),
             metrics: Arc::new(move || metrics.text()),

@@ -10,17 +10,43 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use steadfast_agent::guard::CURRENT;
-use steadfast_api::control::LogRequest;
+use steadfast_api::control::{ControlResult, LogRequest, Logs};
+use steadfast_core::control::ControlError;
+use steadfast_core::ids::MemberName;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
+
+use crate::data_dir::DataDir;
 
 /// How much is read at once.
 const CHUNK: usize = 64 << 10;
 /// How often a file that is at its end is looked at again.
 const ROUND: Duration = Duration::from_millis(200);
 
+/// The output that this machine keeps.
+#[derive(Debug)]
+pub(super) struct KeptLogs(pub(super) DataDir);
+
+impl Logs for KeptLogs {
+    fn stream(
+        &self,
+        member: &MemberName,
+        request: LogRequest,
+    ) -> ControlResult<BoxStream<'static, io::Result<Bytes>>> {
+        let folder = self.0.path("logs").join(member.as_str());
+        if !folder.is_dir() {
+            return Err(ControlError::NotFound {
+                kind: "output of member",
+                name: member.to_string(),
+                remedy: "list the members: steadfast get SERVICE -o wide".to_owned(),
+            });
+        }
+        Ok(stream(folder, request))
+    }
+}
+
 /// The output in `folder`.
-pub(super) fn stream(folder: PathBuf, request: LogRequest) -> BoxStream<'static, io::Result<Bytes>> {
+fn stream(folder: PathBuf, request: LogRequest) -> BoxStream<'static, io::Result<Bytes>> {
     let begin = async move {
         let files = files(&folder).await?;
         let mut reader = Reader { folder, files, open: None, follow: request.follow };

@@ -1,5 +1,6 @@
-//! The control plane behind the API: core's logic, and what only this machine knows (logs, hints).
+//! The shipped control plane as the router wants it.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,36 +8,48 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use serde_json::Value;
-use steadfast_api::control::{
-    CatalogEntry, ControlApi, ControlResult, EventFilter, Guard, LogRequest, MemberSecrets, NodeSecrets,
-    OperationFilter, PageRequest, SecretValue, WatchEvent,
-};
 use steadfast_core::control::{
-    Blueprints, ConnectView, Control, ControlError, EventView, NodeView, PlanReport, ServiceView, Why,
+    Blueprints, ConnectView, Control, EventView, NodeView, PlanReport, ServiceView, Why,
 };
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::metadata::{Hint, Key};
 use steadfast_core::model::Operation;
 
-use super::logs;
-use crate::data_dir::DataDir;
+use super::{
+    CatalogEntry, ControlApi, ControlResult, EventFilter, Guard, LogRequest, MemberSecrets, NodeSecrets,
+    OperationFilter, PageRequest, SecretValue, WatchEvent,
+};
 
-/// [`Control`] as the router wants it.
-#[derive(Debug)]
-pub(super) struct Adapter {
-    control: Control,
-    data: DataDir,
-    blueprints: Arc<dyn Blueprints>,
+/// Where the output of members is kept: not in the store, so whoever runs the server knows.
+pub trait Logs: Debug + Send + Sync + 'static {
+    /// A member's output, kept across moves.
+    ///
+    /// # Errors
+    /// `NotFound` if it never had any.
+    fn stream(
+        &self,
+        member: &MemberName,
+        request: LogRequest,
+    ) -> ControlResult<BoxStream<'static, std::io::Result<Bytes>>>;
 }
 
-impl Adapter {
-    pub(super) fn new(control: Control, data: DataDir, blueprints: Arc<dyn Blueprints>) -> Self {
-        Adapter { control, data, blueprints }
+/// [`Control`] behind the API, for users and for agents.
+#[derive(Debug)]
+pub struct OfControl {
+    control: Control,
+    blueprints: Arc<dyn Blueprints>,
+    logs: Arc<dyn Logs>,
+}
+
+impl OfControl {
+    /// `control`, what its catalog offers, and where output is kept.
+    pub fn new(control: Control, blueprints: Arc<dyn Blueprints>, logs: Arc<dyn Logs>) -> Self {
+        OfControl { control, blueprints, logs }
     }
 }
 
 #[async_trait]
-impl ControlApi for Adapter {
+impl ControlApi for OfControl {
     async fn plan(&self, spec: Value) -> ControlResult<PlanReport> {
         self.control.plan(spec).await
     }
@@ -142,15 +155,7 @@ impl ControlApi for Adapter {
         member: &MemberName,
         request: LogRequest,
     ) -> ControlResult<BoxStream<'static, std::io::Result<Bytes>>> {
-        let folder = self.data.path("logs").join(member.as_str());
-        if !folder.is_dir() {
-            return Err(ControlError::NotFound {
-                kind: "output of member",
-                name: member.to_string(),
-                remedy: "list the members: steadfast get SERVICE -o wide".to_owned(),
-            });
-        }
-        Ok(logs::stream(folder, request))
+        self.logs.stream(member, request)
     }
 
     async fn watch(&self) -> ControlResult<BoxStream<'static, WatchEvent>> {
@@ -187,14 +192,10 @@ fn event(hint: Hint) -> Option<WatchEvent> {
     Some(WatchEvent::Changed { kind: kind.to_owned(), name: name.to_owned() })
 }
 
-/// Opens secrets for the agents.
-#[derive(Debug)]
-pub(super) struct Secrets(pub(super) Control);
-
 #[async_trait]
-impl NodeSecrets for Secrets {
+impl NodeSecrets for OfControl {
     async fn secrets(&self, node: &NodeName, member: &MemberName) -> ControlResult<MemberSecrets> {
-        Ok(MemberSecrets { secrets: self.0.secrets_for_node(node, member).await? })
+        Ok(MemberSecrets { secrets: self.control.secrets_for_node(node, member).await? })
     }
 }
 
