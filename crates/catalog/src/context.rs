@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 use steadfast_core::Result;
 use steadfast_core::engine::{EngineContext, Peer};
-use steadfast_core::model::Durability;
 
 use crate::definition::Definition;
 
@@ -46,10 +45,7 @@ impl Context {
             "epoch": context.epoch,
             "durability": context.durability,
             "settings": definition.durability(context.durability)?.settings,
-            "confirming": match context.durability {
-                Durability::Strict => definition.confirming(replicas, Durability::Strict)?,
-                Durability::Available => 0,
-            },
+            "confirming": definition.confirming(replicas, context.durability)?,
             "options": options,
             "ports": context.ports,
             "volumes": context.volumes,

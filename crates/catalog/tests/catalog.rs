@@ -263,3 +263,32 @@ fn a_folder_that_cannot_be_read_is_a_finding() {
     let findings = lint(folder.path());
     assert!(findings[0].message.contains("missing"), "{findings:?}");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 60, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever a blueprint says, the lint answers, and points into the file.
+    #[test]
+    fn the_lint_answers_to_every_text(at in 0.0..1.0_f64, length in 0_usize..40, text in "\\PC{0,20}|[\\[\\]{}\"'=\n#.%| a-z0-9]{0,20}") {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("blueprints/redis");
+        let mut main: Vec<char> =
+            fs::read_to_string(path.join("blueprint.toml")).unwrap().chars().collect();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in the text")]
+        let start = (at * main.len() as f64) as usize;
+        let end = (start + length).min(main.len());
+        main.splice(start..end, text.chars());
+        let main: String = main.into_iter().collect();
+        let template = fs::read_to_string(path.join("redis.conf.j2")).unwrap();
+        let lines = main.lines().count() + 1;
+        let files = BTreeMap::from([
+            ("blueprint.toml".to_owned(), main),
+            ("redis.conf.j2".to_owned(), template),
+        ]);
+        if let Err(findings) = Definition::from_files(files) {
+            proptest::prop_assert!(!findings.is_empty());
+            for finding in findings {
+                proptest::prop_assert!((1..=lines.max(100)).contains(&finding.line), "{finding}");
+            }
+        }
+    }
+}

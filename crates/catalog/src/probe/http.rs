@@ -43,3 +43,42 @@ async fn get(access: &Access, path: &str) -> Result<u16, ProtocolError> {
         _ => Err(ProtocolError::Unexpected("the answer is not HTTP".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use steadfast_core::Environment;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn answered(answer: &'static str) -> EngineView {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let access = Access {
+            environment: Environment::system([1; 32]),
+            address: listener.local_addr().unwrap(),
+            user: String::new(),
+            password: String::new(),
+            timeout: Duration::from_secs(10),
+        };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 1024];
+            let length = stream.read(&mut request).await.unwrap();
+            assert!(request[..length].starts_with(b"GET /health HTTP/1.1\r\n"));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        tokio::join!(observe(&access, "/health"), serve).0
+    }
+
+    #[tokio::test]
+    async fn the_status_decides() {
+        let view = answered("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert!(view.alive && view.ready, "{view:?}");
+        for bad in ["HTTP/1.1 503 Busy\r\n\r\n", "+PONG\r\n", "\u{0}"] {
+            let view = answered(bad).await;
+            assert!(view.alive && !view.ready && view.problem.is_some(), "{bad}: {view:?}");
+        }
+    }
+}
