@@ -1,5 +1,7 @@
 //! Requests to the API: any method, path, query, headers and body, by every kind of caller.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Blueprints of users: `catalog lint`, and everything that is made of what it lets pass.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::collections::BTreeMap;
 
 use steadfast_catalog::{Catalog, Definition, MAIN_FILE};
