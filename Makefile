@@ -9,8 +9,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-# A debug build: it is ready in a fraction of the time, and what the demonstration shows is waiting for disks and
-# engines, not for us. `make demo RELEASE=1` builds and shows what ships.
+# A debug build: from clean it takes under five minutes of processor time, half of that on two cores, and what the
+# demonstration shows is waiting for disks and engines, not for us. `make demo RELEASE=1` builds and shows what ships.
 demo: ## Kill a node under a database and watch the member come back as itself (KEEP=1 leaves it running)
 	@scripts/install-packages cc $(if $(ENGINE),$(ENGINE),redis postgresql)
 	cargo build --locked $(if $(RELEASE),--release) --package steadfast
