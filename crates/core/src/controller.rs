@@ -272,13 +272,8 @@ impl Controller {
             let planned = plan(&snapshot.facts);
             self.observer.note_state(&snapshot.facts, &planned);
             let recheck = snapshot.recheck_after(&planned);
-            let changes: Vec<Action> = planned
-                .actions
-                .iter()
-                .filter(|action| !matches!(action, Action::Apply(_)))
-                .cloned()
-                .collect();
-            if !changes.is_empty() && changes == previous {
+            let idle = changes(&planned.actions).next().is_none();
+            if !idle && changes(&planned.actions).eq(changes(&previous)) {
                 // The same again: what it waits for has not come yet, or somebody else is at it.
                 self.requeue(service, Some(Duration::from_millis(500)));
                 return Ok(());
@@ -293,11 +288,11 @@ impl Controller {
                     break;
                 }
             }
-            if changes.is_empty() {
+            if idle {
                 self.requeue(service, recheck);
                 return Ok(());
             }
-            previous = changes;
+            previous = planned.actions;
             carried = (!stale).then_some(snapshot);
         }
         self.requeue(service, Some(Duration::from_millis(100)));
@@ -322,4 +317,9 @@ impl Controller {
             }
         });
     }
+}
+
+/// The actions that change something: telling the orchestrator the same again does not.
+fn changes(actions: &[Action]) -> impl Iterator<Item = &Action> {
+    actions.iter().filter(|action| !matches!(action, Action::Apply(_)))
 }

@@ -50,6 +50,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What is waited for.
     pub waits: Vec<Wait>,
+    /// What users see.
+    pub verdict: Verdict,
 }
 
 /// The plan for one service.
@@ -80,7 +82,7 @@ pub fn plan(facts: &Facts) -> Plan {
         }
     }
     operations::advance(facts, &mut plan);
-    health::record_changes(facts, &mut plan);
+    health::judge(facts, &mut plan);
     archive_events(facts, &mut plan);
     plan
 }

@@ -3,8 +3,9 @@
 pub mod memory;
 
 use std::collections::BTreeSet;
-use std::fmt::{self, Debug, Display};
+use std::fmt::{self, Debug, Display, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::error::Result;
 /// A fully qualified domain name in lower case, without the final dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct DomainName(String);
+pub struct DomainName(Arc<str>);
 
 /// A text that is not a domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,12 +36,24 @@ impl DomainName {
     /// # Errors
     /// If the label is none, or the whole is too long.
     pub fn child(&self, label: impl Display) -> Result<DomainName, InvalidDomainName> {
-        format!("{label}.{}", self.0).parse()
+        let mut text = String::with_capacity(self.0.len() + 64);
+        // Writing to a string does not fail.
+        if write!(text, "{label}").is_err() || text.len() + 1 + self.0.len() > LONGEST {
+            return Err(InvalidDomainName::of(&format!("{label}.{self}")));
+        }
+        text.make_ascii_lowercase();
+        // The rest is a name already, and not `local`.
+        if !text.split('.').all(is_label) {
+            return Err(InvalidDomainName::of(&format!("{label}.{self}")));
+        }
+        text.push('.');
+        text.push_str(&self.0);
+        Ok(DomainName(text.into()))
     }
 
     /// Whether this is `zone` or a name under it.
     pub fn is_within(&self, zone: &DomainName) -> bool {
-        self.0 == zone.0 || self.0.strip_suffix(&zone.0).is_some_and(|rest| rest.ends_with('.'))
+        self.0 == zone.0 || self.0.strip_suffix(&*zone.0).is_some_and(|rest| rest.ends_with('.'))
     }
 }
 
@@ -48,17 +61,28 @@ impl std::str::FromStr for DomainName {
     type Err = InvalidDomainName;
     fn from_str(text: &str) -> Result<Self, InvalidDomainName> {
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-        let good = name.len() <= 253
-            && name.split('.').all(|label| {
-                (1..=63).contains(&label.len())
-                    && label.bytes().all(plain)
-                    && !label.starts_with('-')
-                    && !label.ends_with('-')
-            })
+        let good = name.len() <= LONGEST
+            && name.split('.').all(is_label)
             && name != "local"
             && !name.ends_with(".local");
-        if good { Ok(DomainName(name)) } else { Err(InvalidDomainName(text.chars().take(80).collect())) }
+        if good { Ok(DomainName(name.into())) } else { Err(InvalidDomainName::of(text)) }
+    }
+}
+
+/// The longest name, in bytes.
+const LONGEST: usize = 253;
+
+fn is_label(label: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+    (1..=63).contains(&label.len())
+        && label.bytes().all(plain)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+impl InvalidDomainName {
+    fn of(text: &str) -> Self {
+        InvalidDomainName(text.chars().take(80).collect())
     }
 }
 
@@ -71,7 +95,7 @@ impl TryFrom<String> for DomainName {
 
 impl From<DomainName> for String {
     fn from(name: DomainName) -> String {
-        name.0
+        name.0.as_ref().to_owned()
     }
 }
 

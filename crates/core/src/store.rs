@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ids::{ClusterName, MemberName, NodeName, OperationId, Revision, ServiceId, ServiceName};
-use crate::metadata::{Key, MetadataDb, Records, Versioned, WriteOutcome};
+use crate::metadata::{Key, MetadataDb, Records, Version, Versioned, WriteOutcome};
 use crate::model::{Member, NodeRecord, NodeStatus, Operation, SealedSecret, Service, SpecRevision};
 use crate::orchestrator::Assignment;
 use crate::runtime::Entropy;
@@ -236,10 +236,24 @@ impl Store {
     where
         T: Serialize + PartialEq + Sync,
     {
-        if &before.body == after {
-            return Ok(WriteOutcome::Applied(before.version.clone()));
+        self.write_over(key, &before.version, &before.body, after).await
+    }
+
+    /// As [`write`](Self::write), for those who keep record and version apart.
+    pub async fn write_over<T>(
+        &self,
+        key: &Key,
+        version: &Version,
+        before: &T,
+        after: &T,
+    ) -> Result<WriteOutcome>
+    where
+        T: Serialize + PartialEq + Sync,
+    {
+        if before == after {
+            return Ok(WriteOutcome::Applied(version.clone()));
         }
-        self.records.update(key, after, &before.version).await
+        self.records.update(key, after, version).await
     }
 
     async fn all<T: DeserializeOwned>(&self, prefix: Key) -> Result<Vec<Versioned<T>>> {

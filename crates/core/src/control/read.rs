@@ -6,7 +6,7 @@ use crate::controller::{NodeTable, SeenNode, Snapshot};
 use crate::ids::{MemberName, NodeName, OperationId, ServiceId, ServiceName};
 use crate::metadata::Versioned;
 use crate::model::{Event, Member, MemberPhase, MemberStatus, Operation, Role};
-use crate::plan::{MemberFacts, Verdict, plan};
+use crate::plan::{MemberFacts, plan};
 use crate::runtime::Moment;
 
 impl Control {
@@ -147,7 +147,7 @@ impl Control {
     pub(super) fn service_view(&self, snapshot: &Snapshot) -> ServiceView {
         let facts = &snapshot.facts;
         let service = &facts.service;
-        let verdict = Verdict::of(facts, &plan(facts));
+        let verdict = plan(facts).verdict;
         let table = self.controller.observer().nodes();
         let now = self.env.clock().monotonic();
         let members: Vec<MemberView> = service

@@ -4,7 +4,7 @@ use crate::backends::Backends;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Generation, GroupName, MemberId, MemberName, NodeName, Ordinal, ServerId};
 use crate::ip::AddressOutcome;
-use crate::metadata::{Versioned, WriteOutcome};
+use crate::metadata::WriteOutcome;
 use crate::model::{
     AddressBinding, EventRing, Evidence, Holder, Member, MemberPhase, OnDelete, Operation, Reason, Service,
     VolumeBinding,
@@ -263,7 +263,7 @@ impl<'a> Executor<'a> {
         evidence: Evidence,
     ) -> Result<Progress> {
         let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
-        let record = found.record.clone();
+        let record = &found.record;
         for id in record.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
             let status = self.backends.volumes.describe(id).await?;
             if status.is_some_and(|status| status.attachment.holder() == Some(&holder.node)) {
@@ -307,7 +307,7 @@ impl<'a> Executor<'a> {
     /// Name, then address, then volumes: each is withdrawn before what it points to is given back.
     async fn remove_member(&self, snapshot: &mut Snapshot, name: &MemberName) -> Result<Progress> {
         let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
-        let record = found.record.clone();
+        let record = &found.record;
         if let Ok(host) = self.backends.zone.child(name)
             && let Some(holds) = self.backends.registry.resolve(&host, RecordKind::Addresses).await?
             && record
@@ -430,11 +430,10 @@ impl<'a> Executor<'a> {
         else {
             return Ok(Progress::Stale);
         };
-        let before = Versioned { version: version.clone(), body: found.record.clone() };
-        let mut record = before.body.clone();
+        let mut record = found.record.clone();
         change(&mut record, self.env.clock().wall());
         let key = self.store.member_key(&record.service, name)?;
-        let outcome = self.store.write(&key, &before, &record).await?;
+        let outcome = self.store.write_over(&key, version, &found.record, &record).await?;
         Ok(remember(snapshot, outcome, record))
     }
 
@@ -443,12 +442,11 @@ impl<'a> Executor<'a> {
         snapshot: &mut Snapshot,
         change: impl FnOnce(&mut Service, crate::runtime::Timestamp),
     ) -> Result<Progress> {
-        let before =
-            Versioned { version: snapshot.service_version.clone(), body: snapshot.facts.service.clone() };
-        let mut service = before.body.clone();
+        let before = &snapshot.facts.service;
+        let mut service = before.clone();
         change(&mut service, self.env.clock().wall());
         let key = self.store.service_key(&service.name)?;
-        match self.store.write(&key, &before, &service).await? {
+        match self.store.write_over(&key, &snapshot.service_version, before, &service).await? {
             WriteOutcome::Applied(version) => {
                 snapshot.service_version = version;
                 snapshot.facts.service = service;
@@ -494,8 +492,12 @@ fn remember(snapshot: &mut Snapshot, outcome: WriteOutcome, record: Member) -> P
     match outcome {
         WriteOutcome::Applied(version) => {
             snapshot.member_versions.insert(record.name.clone(), version);
-            let status = snapshot.facts.members.remove(&record.name).and_then(|found| found.status);
-            snapshot.facts.members.insert(record.name.clone(), MemberFacts { record, status });
+            match snapshot.facts.members.get_mut(&record.name) {
+                Some(found) => found.record = record,
+                None => {
+                    snapshot.facts.members.insert(record.name.clone(), MemberFacts { record, status: None });
+                }
+            }
             Progress::Done
         }
         WriteOutcome::Conflict => Progress::Stale,

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ids::{GroupName, MemberName, NodeName, Revision, RoleTerm, ServiceId, ServiceName};
 use crate::metadata::{Version, Versioned};
 use crate::model::{Member, MemberStatus, RolePhase, Service, ServiceState, SpecRevision};
-use crate::plan::{Facts, MemberFacts, NodeFacts, Plan, Timers, Verdict};
+use crate::plan::{Facts, MemberFacts, NodeFacts, Plan, Timers};
 use crate::runtime::{Environment, Moment};
 use crate::store::Store;
 
@@ -84,7 +84,7 @@ impl Observer {
     }
 
     pub(super) fn note_state(&self, facts: &Facts, plan: &Plan) {
-        let state = Verdict::of(facts, plan).state;
+        let state = plan.verdict.state;
         let name = facts.service.name.clone();
         let mut known = self.lock();
         if state == ServiceState::Deleted {

@@ -22,14 +22,18 @@ impl Key {
     /// # Errors
     /// If a segment has a character that keys don't have, or the whole is too long.
     pub fn new<S: AsRef<str>>(segments: impl IntoIterator<Item = S>) -> Result<Self, InvalidKey> {
-        let mut text = String::new();
-        for segment in segments {
-            if !text.is_empty() {
-                text.push('/');
-            }
-            text.push_str(segment.as_ref());
-        }
-        text.parse()
+        joined(String::new(), segments).try_into()
+    }
+
+    /// The key of these segments under this one.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn below<S: AsRef<str>>(&self, segments: impl IntoIterator<Item = S>) -> Result<Self, InvalidKey> {
+        // Room for what most keys add.
+        let mut text = String::with_capacity(self.0.len() + 64);
+        text.push_str(&self.0);
+        joined(text, segments).try_into()
     }
 
     /// The key as text.
@@ -54,20 +58,30 @@ crate::schema::text!(Key, "Segments of A-Z a-z 0-9 - _ . : @, joined by /; at mo
 impl std::str::FromStr for Key {
     type Err = InvalidKey;
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'@');
-        let good = text.len() <= 512
-            && text.split('/').all(|segment| {
-                !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain)
-            });
-        if good { Ok(Key(text.to_owned())) } else { Err(InvalidKey(text.chars().take(80).collect())) }
+        text.to_owned().try_into()
     }
 }
 
 impl TryFrom<String> for Key {
     type Error = InvalidKey;
     fn try_from(text: String) -> Result<Self, InvalidKey> {
-        text.parse()
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'@');
+        let good = text.len() <= 512
+            && text.split('/').all(|segment| {
+                !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain)
+            });
+        if good { Ok(Key(text)) } else { Err(InvalidKey(text.chars().take(80).collect())) }
     }
+}
+
+fn joined<S: AsRef<str>>(mut text: String, segments: impl IntoIterator<Item = S>) -> String {
+    for segment in segments {
+        if !text.is_empty() {
+            text.push('/');
+        }
+        text.push_str(segment.as_ref());
+    }
+    text
 }
 
 impl From<Key> for String {

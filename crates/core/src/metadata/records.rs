@@ -72,9 +72,7 @@ impl Records {
     /// # Errors
     /// `Invalid` if a part is no key segment.
     pub fn key<S: AsRef<str>>(&self, parts: impl IntoIterator<Item = S>) -> Result<Key> {
-        let mut all = vec![self.prefix.as_str().to_owned()];
-        all.extend(parts.into_iter().map(|part| part.as_ref().to_owned()));
-        Key::new(all).map_err(|error| {
+        self.prefix.below(parts).map_err(|error| {
             Error::new(ErrorKind::Invalid, &self.db, "key", &self.prefix, error).without_effect()
         })
     }

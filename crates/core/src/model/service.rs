@@ -26,7 +26,7 @@ pub enum Desired {
 }
 
 /// What a service is, computed from observations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum ServiceState {
     /// It has not served yet.
@@ -44,6 +44,7 @@ pub enum ServiceState {
     /// It is deleted; what it left can be undeleted.
     Deleted,
     /// Nothing fresh is known.
+    #[default]
     Unknown,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{GroupName, Incarnation, MemberName, NodeName, Ordinal, ZoneName};
-use crate::model::{Group, Member, MemberStatus, NodeHealth, Operation, RoleState, Service, SpecRevision};
+use crate::model::{Member, MemberStatus, NodeHealth, Operation, RoleState, Service, SpecRevision};
 use crate::registry::{DomainName, RecordKind, RecordSet};
 use crate::runtime::Timestamp;
 use crate::volume::Exclusivity;
@@ -99,14 +99,27 @@ pub struct GroupMembers<'a> {
 impl Facts {
     /// The groups of the service.
     pub fn groups(&self) -> impl Iterator<Item = GroupMembers<'_>> {
-        self.service.groups.iter().map(|(name, Group { replicas })| GroupMembers {
+        // Members are found by what their records say: naming each anew would take most of a plan's time.
+        let mut found: BTreeMap<&GroupName, Vec<Option<(&MemberName, &MemberFacts)>>> = self
+            .service
+            .groups
+            .iter()
+            .map(|(name, group)| (name, vec![None; group.replicas as usize]))
+            .collect();
+        for (name, member) in &self.members {
+            let Member { group, ordinal, .. } = &member.record;
+            if let Some(place) = found.get_mut(group).and_then(|places| places.get_mut(*ordinal as usize)) {
+                *place = Some((name, member));
+            }
+        }
+        found.into_iter().map(|(name, members)| GroupMembers {
             name,
             role: self.service.roles.get(name),
-            members: (0..*replicas)
-                .filter_map(|ordinal| {
-                    let member = MemberName::of(&self.service.name, name, ordinal).ok()?;
-                    let facts = self.members.get(&member);
-                    Some((ordinal, member, facts))
+            members: (0..)
+                .zip(members)
+                .filter_map(|(ordinal, found)| match found {
+                    Some((member, facts)) => Some((ordinal, member.clone(), Some(facts))),
+                    None => Some((ordinal, MemberName::of(&self.service.name, name, ordinal).ok()?, None)),
                 })
                 .collect(),
         })

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::roles::leads;
-use super::{Action, Facts, Plan};
+use super::{Action, Facts, Plan, Wait};
 use crate::ids::ZoneName;
 use crate::model::{Condition, ConditionKind, Desired, NodeHealth, Reason, ServiceState, Topology, Truth};
 
 /// A service's state and conditions.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Verdict {
     /// The state.
     pub state: ServiceState,
@@ -17,10 +17,10 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The verdict on a service, given the plan for it.
-    pub fn of(facts: &Facts, plan: &Plan) -> Self {
+    /// The verdict on a service, given what its plan waits for.
+    fn of(facts: &Facts, waits: &[Wait]) -> Self {
         let ready = facts.members.values().filter(|member| member.is_ready()).count();
-        let wanted: usize = facts.groups().map(|group| group.members.len()).sum();
+        let wanted: usize = facts.service.groups.values().map(|group| group.replicas as usize).sum();
         let available = availability(facts);
         let redundant = if ready >= wanted { Truth::True } else { Truth::False };
         let state = state(facts, available, redundant, ready);
@@ -68,7 +68,7 @@ impl Verdict {
                 condition.since = old.since;
             }
         }
-        conditions.push(blocked(facts, plan, at(ConditionKind::Blocked, Truth::False, None, String::new())));
+        conditions.push(blocked(facts, waits, at(ConditionKind::Blocked, Truth::False, None, String::new())));
         Verdict { state, conditions }
     }
 }
@@ -88,22 +88,17 @@ fn state(facts: &Facts, available: Truth, redundant: Truth, ready: usize) -> Ser
     }
 }
 
-/// Conditions whose status or reason has changed are recorded, with the time of the change.
-pub(super) fn record_changes(facts: &Facts, plan: &mut Plan) {
-    let now = Verdict::of(facts, plan).conditions;
-    let mut changed = false;
-    let recorded = now
-        .into_iter()
-        .map(|condition| match facts.service.conditions.iter().find(|old| old.kind == condition.kind) {
-            Some(old) if old.status == condition.status && old.reason == condition.reason => old.clone(),
-            _ => {
-                changed = true;
-                condition
-            }
-        })
-        .collect();
-    if changed {
-        plan.actions.push(Action::RecordConditions(recorded));
+/// The verdict; conditions whose status or reason has changed are recorded, with the time of the change.
+pub(super) fn judge(facts: &Facts, plan: &mut Plan) {
+    plan.verdict = Verdict::of(facts, &plan.waits);
+    let recorded = |condition: &Condition| {
+        let old = facts.service.conditions.iter().find(|old| old.kind == condition.kind);
+        old.filter(|old| old.status == condition.status && old.reason == condition.reason)
+    };
+    let now = &plan.verdict.conditions;
+    if !now.iter().all(|condition| recorded(condition).is_some()) {
+        let conditions = now.iter().map(|now| recorded(now).unwrap_or(now).clone()).collect();
+        plan.actions.push(Action::RecordConditions(conditions));
     }
 }
 
@@ -204,8 +199,8 @@ pub fn zone_loss_safe(facts: &Facts) -> Result<String, (Reason, String)> {
     Ok("members are spread over zones".to_owned())
 }
 
-fn blocked(facts: &Facts, plan: &Plan, none: Condition) -> Condition {
-    if let Some(wait) = plan.waits.first() {
+fn blocked(facts: &Facts, waits: &[Wait], none: Condition) -> Condition {
+    if let Some(wait) = waits.first() {
         return Condition {
             status: Truth::True,
             reason: Some(wait.reason.clone()),

@@ -1,14 +1,16 @@
 //! Members: made, placed, replaced when their node is dead, stopped and removed.
 
+use std::collections::BTreeMap;
+
 use super::placement::{Placed, choose};
 use super::{Action, Facts, MemberFacts, Plan, Wait};
-use crate::ids::NodeName;
+use crate::ids::{MemberName, NodeName};
 use crate::model::{Desired, Evidence, Holder, Member, MemberPhase, NodeHealth, Reason};
 use crate::orchestrator::{Placement, Run, Workload};
 
 /// Records for members that have none, then volumes and addresses for those that lack them.
 pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
-    let mut placed = Placed::of(facts);
+    let mut placed = None;
     for group in facts.groups() {
         for (ordinal, member, found) in group.members {
             match found {
@@ -18,7 +20,8 @@ pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
                     }
                 }
                 _ => {
-                    let node = choose(facts, &placed, &member, group.name, None, None).ok();
+                    let placed = placed.get_or_insert_with(|| Placed::of(facts));
+                    let node = choose(facts, placed, &member, group.name, None, None).ok();
                     if let Some(node) = &node {
                         placed.set(facts, member.clone(), group.name.clone(), node.clone());
                     }
@@ -48,7 +51,7 @@ fn is_provisioned(facts: &Facts, record: &Member) -> bool {
 
 /// A node for members that have none, and another for those whose node is dead.
 pub(super) fn place(facts: &Facts, plan: &mut Plan) {
-    let mut placed = Placed::of(facts);
+    let mut placed = None;
     for (name, member) in &facts.members {
         let record = &member.record;
         if !is_of(facts, record) {
@@ -78,7 +81,8 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
             .then(|| record.last_node.as_ref().and_then(|node| facts.nodes.get(node)))
             .flatten()
             .map(|node| &node.zone);
-        match choose(facts, &placed, name, &record.group, record.last_node.as_ref(), zone) {
+        let placed = placed.get_or_insert_with(|| Placed::of(facts));
+        match choose(facts, placed, name, &record.group, record.last_node.as_ref(), zone) {
             Ok(node) => {
                 placed.set(facts, name.clone(), record.group.clone(), node.clone());
                 plan.actions.push(Action::Place {
@@ -142,27 +146,30 @@ fn wait_for_silent(facts: &Facts, member: &MemberFacts, node: &NodeName, plan: &
 
 /// The workload as it follows from the records. Given in full every time; the orchestrator writes differences.
 pub(super) fn apply_workload(facts: &Facts, plan: &mut Plan) {
+    if facts.service.desired != Desired::Running && all_released(facts) {
+        return;
+    }
+    let planned: BTreeMap<&MemberName, &NodeName> = plan
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Place { member, node, .. } => Some((member, node)),
+            _ => None,
+        })
+        .collect();
     let placements = facts
         .members
         .values()
         .filter(|member| is_of(facts, &member.record))
-        .filter_map(|member| placement(facts, member, plan))
-        .collect::<Vec<_>>();
-    let all_released = facts.service.desired != Desired::Running && all_released(facts);
-    if all_released {
-        return;
-    }
+        .filter_map(|member| placement(facts, member, planned.get(&member.record.name).copied()))
+        .collect();
     plan.actions.push(Action::Apply(Workload { service: facts.service.name.clone(), placements }));
 }
 
-/// Where a member shall run after the actions that the plan has so far.
-fn placement(facts: &Facts, member: &MemberFacts, plan: &Plan) -> Option<Placement> {
+/// Where a member shall run, given where the plan places it now.
+fn placement(facts: &Facts, member: &MemberFacts, planned: Option<&NodeName>) -> Option<Placement> {
     let record = &member.record;
-    let planned = plan.actions.iter().rev().find_map(|action| match action {
-        Action::Place { member, node, .. } if member == &record.name => Some(node.clone()),
-        _ => None,
-    });
-    let node = planned.or_else(|| record.placed_on.clone())?;
+    let node = planned.or(record.placed_on.as_ref())?.clone();
     let run = facts.service.desired == Desired::Running && is_provisioned(facts, record);
     if run || record.unreleased.iter().any(|holder| holder.node == node) {
         Some(Placement {

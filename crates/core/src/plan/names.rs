@@ -11,6 +11,8 @@ use crate::registry::{DomainName, RecordKind, RecordSet, ServiceTarget};
 /// The names a service has besides its members', with what each shall hold; `None`: what it holds is left alone.
 fn wanted(facts: &Facts) -> Vec<(DomainName, RecordKind, Option<RecordSet>)> {
     let Ok(own) = facts.zone.child(&facts.service.name) else { return Vec::new() };
+    let srv_ports = || facts.revision.blueprint.ports.iter().filter(|port| port.client && facts.srv_records);
+    let has_srv = srv_ports().next().is_some();
     let mut all = BTreeSet::new();
     let mut primaries = BTreeSet::new();
     let mut replicas = BTreeSet::new();
@@ -22,7 +24,7 @@ fn wanted(facts: &Facts) -> Vec<(DomainName, RecordKind, Option<RecordSet>)> {
                 continue;
             };
             all.insert(address);
-            if let Ok(host) = facts.zone.child(name) {
+            if has_srv && let Ok(host) = facts.zone.child(name) {
                 hosts.insert(host);
             }
             let is_leader = group.role.is_some_and(|role| role.leader.as_ref() == Some(name));
@@ -42,21 +44,17 @@ fn wanted(facts: &Facts) -> Vec<(DomainName, RecordKind, Option<RecordSet>)> {
             }
         }
     }
-    if facts.srv_records {
-        for port in facts.revision.blueprint.ports.iter().filter(|port| port.client) {
-            let Ok(name) = own.child("_tcp").and_then(|under| under.child(format!("_{}", port.name))) else {
-                continue;
-            };
-            let targets: BTreeSet<ServiceTarget> = hosts
-                .iter()
-                .map(|host| ServiceTarget { priority: 0, weight: 1, port: port.port, target: host.clone() })
-                .collect();
-            names.push((
-                name,
-                RecordKind::Services,
-                (!targets.is_empty()).then_some(RecordSet::Services(targets)),
-            ));
-        }
+    for port in srv_ports() {
+        let Ok(name) = own.child(format_args!("_{}._tcp", port.name)) else { continue };
+        let targets: BTreeSet<ServiceTarget> = hosts
+            .iter()
+            .map(|host| ServiceTarget { priority: 0, weight: 1, port: port.port, target: host.clone() })
+            .collect();
+        names.push((
+            name,
+            RecordKind::Services,
+            (!targets.is_empty()).then_some(RecordSet::Services(targets)),
+        ));
     }
     names
 }
