@@ -6,6 +6,7 @@
 mod admit;
 mod change;
 mod connect;
+mod create;
 mod error;
 mod read;
 mod view;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use steadfast_core::control::{Control, ControlError, Guard};
 use steadfast_core::ids::{MemberName, NodeName, ServiceName};
-use steadfast_core::model::{OperationState, Reason, ServiceState};
+use steadfast_core::model::{MemberPhase, Operation, OperationState, Reason, ServiceState, StepState};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
 use steadfast_core::testing::TestEnvironment;
@@ -214,6 +214,53 @@ async fn a_restart_takes_one_member_at_a_time_and_the_primary_last() {
         .collect();
     assert_eq!(restarts, ["orders-1", "orders-2", "orders-0"]);
     assert_eq!(state(&server, "orders").await, ServiceState::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_restart_has_done_stays_done_when_a_member_stumbles_again() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    let node = placed(&world, "orders-1").await;
+    let operation = server.restart(&name("orders"), Guard::default()).await.unwrap();
+    let done = |operation: &Operation| {
+        let done = operation.steps.iter().filter(|step| step.state == StepState::Done);
+        done.map(|step| step.name.clone()).collect::<Vec<_>>()
+    };
+    let mut now = operation;
+    while done(&now).is_empty() {
+        world.round(&server).await.unwrap();
+        now = server.operation(&now.id).await.unwrap();
+    }
+    assert_eq!(done(&now), ["restart orders-1"]);
+    world.nodes.get_mut(&node).unwrap().broken.insert(member("orders-1"));
+    for _ in 0..8 {
+        world.round(&server).await.unwrap();
+        now = server.operation(&now.id).await.unwrap();
+        assert!(done(&now).contains(&"restart orders-1".to_owned()), "{now:?}");
+        assert!(!now.state.is_final(), "not before every member serves");
+    }
+    assert_eq!(now.state, OperationState::Waiting, "its line still stands: {now:?}");
+    world.nodes.get_mut(&node).unwrap().broken.clear();
+    let ended = world.finish(&server, &now.id).await.unwrap();
+    assert_eq!(ended.state, OperationState::Succeeded);
+    assert_eq!(done(&ended).len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_member_that_somebody_holds_can_be_stale() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    let node = placed(&world, "orders-0").await;
+    world.silence(&node, true);
+    let silent = world.until(&server, MINUTE, |views| views[0].members[0].stale).await.unwrap();
+    assert!(silent, "what a silent node holds is stale");
+    world.silence(&node, false);
+    assert!(world.until(&server, MINUTE, |views| !views[0].members[0].stale).await.unwrap());
+    let operation = server.stop(&name("orders"), Guard::default()).await.unwrap();
+    world.finish(&server, &operation.id).await.unwrap();
+    let view = server.service(&name("orders")).await.unwrap();
+    assert!(view.members.iter().all(|member| !member.stale), "{view:?}");
+    assert!(view.members.iter().all(|member| member.phase == MemberPhase::Stopped), "{view:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -216,8 +216,8 @@ impl Control {
                 .collect(),
             blocked: status.and_then(|status| status.blocked.clone()),
             observed_ms_ago: seen.filter(|node| node.status.is_some()).map(|node| age(node, now)),
-            // Nothing is to be heard of what nobody holds.
-            stale: status.is_none() && record.holder.is_some(),
+            // Nothing is to be heard of what nobody may hold any more.
+            stale: status.is_none() && !record.unreleased.is_empty(),
             volumes: record.volumes.iter().filter_map(|binding| binding.id.clone()).collect(),
             node,
         }

@@ -74,8 +74,10 @@ pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
         plan.actions.push(Action::EndOperation(Box::new(operation.clone())));
         return;
     }
-    let steps = steps(facts, operation);
-    let done = steps.iter().all(|step| step.state == StepState::Done);
+    let seen = steps(facts, operation);
+    // The end is decided by what holds now, all of it at once.
+    let done = seen.iter().all(|step| step.state == StepState::Done);
+    let steps = seen.into_iter().map(|step| at_least(step, &operation.steps)).collect();
     let waiting = plan.waits.first().map(|wait| (wait.reason.clone(), wait.message.clone()));
     let state = if done {
         OperationState::Succeeded
@@ -88,6 +90,19 @@ pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
     let now = Operation { steps, state, waiting, ..operation.clone() };
     if &now != operation {
         plan.actions.push(Action::AdvanceOperation(Box::new(Operation { updated_at: facts.wall, ..now })));
+    }
+}
+
+/// A step that has come as far as it once was: what it has done, it has done, whatever became of the member since.
+fn at_least(step: Step, before: &[Step]) -> Step {
+    let rank = |state| match state {
+        StepState::Pending => 0,
+        StepState::Running => 1,
+        StepState::Done => 2,
+    };
+    match before.iter().find(|before| before.name == step.name) {
+        Some(before) if rank(before.state) > rank(step.state) => before.clone(),
+        _ => step,
     }
 }
 
