@@ -1,6 +1,9 @@
-//! The control plane in process, over memory backends.
+//! The control plane in process, over memory backends. Nothing here waits, so the processor time of the one thread is
+//! measured: a machine that does other things as well gives the same figures.
 //!
 //! `cargo bench --bench core`. Results, with the machine named, are in docs/benchmarks.md.
+
+mod support;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -13,13 +16,15 @@ use steadfast_core::testing::TestEnvironment;
 use steadfast_core::world::{World, service_file};
 use tokio::runtime::{Builder, Runtime};
 
+use support::ThreadTime;
+
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime starts")
 }
 
 /// Everything that recording, providing, placing and naming the members takes, then everything that removing
 /// takes; engines are not part of it, as they were not part of the ancestor's figure.
-fn create_and_delete(c: &mut Criterion) {
+fn create_and_delete(c: &mut Criterion<ThreadTime>) {
     let runtime = runtime();
     let mut group = c.benchmark_group("create_and_delete");
     group.sample_size(20);
@@ -56,7 +61,7 @@ fn create_and_delete(c: &mut Criterion) {
 }
 
 /// A planner pass over 10,000 healthy services of 5 members.
-fn planner_pass(c: &mut Criterion) {
+fn planner_pass(c: &mut Criterion<ThreadTime>) {
     let runtime = runtime();
     let facts = runtime.block_on(async {
         let mut world = World::new(TestEnvironment::new(1).environment, 6).await.expect("a world");
@@ -78,5 +83,9 @@ fn planner_pass(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, create_and_delete, planner_pass);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(ThreadTime);
+    targets = create_and_delete, planner_pass
+}
 criterion_main!(benches);
