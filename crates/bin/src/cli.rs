@@ -150,7 +150,7 @@ async fn run_async(global: &Global, verb: Verb) -> Result<Exit> {
     match verb {
         Verb::Up(options) => daemon::up::up(data, &options).await,
         Verb::Down => daemon::up::down(data).await,
-        Verb::Serve(options) => Box::pin(daemon::serve::serve(data, options)).await,
+        Verb::Serve(options) => Box::pin(daemon::serve::serve(global, options)).await,
         Verb::Agent(options) => Box::pin(daemon::agent::agent(global, options)).await,
         Verb::Demo(options) => Box::pin(crate::demo::demo(global, &options)).await,
         Verb::Plan(args) => change::plan(global, &args).await,

@@ -4,79 +4,10 @@
 
 mod common;
 
-use std::net::UdpSocket;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-use common::{err, eventually, expect, out, run, steadfast};
+use common::cluster::Cluster;
+use common::{err, eventually, expect, out, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// A cluster that goes when it is dropped.
-struct Cluster {
-    folder: tempfile::TempDir,
-    up: Child,
-}
-
-impl Cluster {
-    fn start(options: &[&str]) -> Cluster {
-        let folder = tempfile::Builder::new().prefix("sf").tempdir().unwrap();
-        let up = start_up(folder.path(), options);
-        let cluster = Cluster { folder, up };
-        cluster.until_ready();
-        cluster
-    }
-
-    fn data(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn until_ready(&self) {
-        eventually("every node is Ready", || {
-            let output = run(self.data(), &["node", "list", "-o", "json"]);
-            let nodes: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-            let items = nodes["items"].as_array()?;
-            (items.len() == 2 && items.iter().all(|node| node["health"] == "Ready")).then_some(())
-        });
-    }
-
-    fn kill_up(&mut self) {
-        self.up.kill().unwrap();
-        self.up.wait().unwrap();
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let ended = Command::new(env!("CARGO_BIN_EXE_steadfast"))
-            .args(["down", "--data"])
-            .arg(self.folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if ended.is_ok() {
-            self.up.wait().ok();
-        }
-    }
-}
-
-fn start_up(data: &Path, options: &[&str]) -> Child {
-    // A port of its own: tests run side by side, and so may a cluster of the developer's.
-    let dns = UdpSocket::bind("127.0.0.153:0").unwrap().local_addr().unwrap();
-    let log = std::fs::File::create(data.join("up.out")).unwrap();
-    steadfast(data)
-        .args(["up", "--nodes", "2", "--dns", &dns.to_string()])
-        .args(options)
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap()
-}
-
-fn agent_pid(data: &Path, node: &str) -> Option<i32> {
-    let lock = data.join("nodes").join(node).join("agent.lock");
-    steadfast_lock::holders(&lock).unwrap().into_iter().next()
-}
 
 #[test]
 fn a_cluster_answers_in_every_shape_and_with_every_exit_code() {
@@ -123,11 +54,11 @@ fn a_cluster_answers_in_every_shape_and_with_every_exit_code() {
 fn a_killed_node_stays_dead_until_it_is_started() {
     let cluster = Cluster::start(&[]);
     let data = cluster.data();
-    let before = agent_pid(data, "node-1").unwrap();
+    let before = cluster.agent("node-1").unwrap();
     let killed = run(data, &["node", "kill", "node-1"]);
     expect(&killed, 0);
     assert!(out(&killed).contains("1 process killed"), "{}", out(&killed));
-    assert_eq!(agent_pid(data, "node-1"), None);
+    assert_eq!(cluster.agent("node-1"), None);
     eventually("node-1 is proven dead", || {
         let nodes = out(&run(data, &["node", "list"]));
         nodes
@@ -135,20 +66,18 @@ fn a_killed_node_stays_dead_until_it_is_started() {
             .any(|line| line.starts_with("node-1") && line.contains("Dead (NodeProvenDead)"))
             .then_some(())
     });
-    assert_eq!(agent_pid(data, "node-1"), None, "`up` has started it again");
+    assert_eq!(cluster.agent("node-1"), None, "`up` has started it again");
     expect(&run(data, &["node", "start", "node-1"]), 0);
     cluster.until_ready();
-    assert_ne!(agent_pid(data, "node-1").unwrap(), before);
+    assert_ne!(cluster.agent("node-1").unwrap(), before);
 }
 
 #[test]
 fn an_agent_that_dies_is_started_again() {
     let cluster = Cluster::start(&[]);
-    let before = agent_pid(cluster.data(), "node-1").unwrap();
+    let before = cluster.agent("node-1").unwrap();
     kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
-    eventually("another agent of node-1", || {
-        agent_pid(cluster.data(), "node-1").filter(|pid| *pid != before)
-    });
+    eventually("another agent of node-1", || cluster.agent("node-1").filter(|pid| *pid != before));
     cluster.until_ready();
 }
 
@@ -157,16 +86,14 @@ fn a_killed_up_leaves_everything_running_and_the_next_takes_over() {
     let mut cluster = Cluster::start(&["--servers", "2"]);
     cluster.kill_up();
     expect(&run(cluster.data(), &["node", "list"]), 0);
-    let before = agent_pid(cluster.data(), "node-1").unwrap();
-    cluster.up = start_up(cluster.data(), &[]);
-    eventually("an agent of the new `up`", || {
-        agent_pid(cluster.data(), "node-1").filter(|pid| *pid != before)
-    });
+    let before = cluster.agent("node-1").unwrap();
+    cluster.start_up_again();
+    eventually("an agent of the new `up`", || cluster.agent("node-1").filter(|pid| *pid != before));
     cluster.until_ready();
     // Stopped in order, nothing is left.
     expect(&run(cluster.data(), &["down"]), 0);
-    assert_eq!(agent_pid(cluster.data(), "node-1"), None);
-    assert_eq!(agent_pid(cluster.data(), "node-2"), None);
+    assert_eq!(cluster.agent("node-1"), None);
+    assert_eq!(cluster.agent("node-2"), None);
     for server in ["server-1", "server-2"] {
         assert!(!steadfast_lock::is_held(&cluster.data().join("servers").join(server).join("lock")).unwrap());
     }
@@ -176,13 +103,9 @@ fn a_killed_up_leaves_everything_running_and_the_next_takes_over() {
 fn another_server_takes_the_store_over_when_its_owner_dies() {
     let cluster = Cluster::start(&["--servers", "2"]);
     let data = cluster.data();
-    let owner = || {
-        let lock = data.join("store/lock");
-        steadfast_lock::holders(&lock).unwrap().into_iter().next()
-    };
-    let first = owner().unwrap();
+    let first = cluster.owner().unwrap();
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
-    eventually("another owner", || owner().filter(|pid| *pid != first));
+    eventually("another owner", || cluster.owner().filter(|pid| *pid != first));
     eventually("an answer", || (run(data, &["list"]).status.code() == Some(0)).then_some(()));
     cluster.until_ready();
 }

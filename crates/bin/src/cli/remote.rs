@@ -34,11 +34,24 @@ pub(crate) struct RemoteOptions {
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+impl RemoteOptions {
+    /// The certificates to trust instead of the system's.
+    pub(crate) fn authorities(&self) -> Result<Option<Vec<u8>>> {
+        let read = |file: &PathBuf| {
+            fs::read(file).map_err(|error| {
+                Failure::new(format!("read {}: {error}", file.display()))
+                    .remedy("give the authority's certificate in PEM with --ca-file")
+            })
+        };
+        self.ca_file.as_ref().map(read).transpose()
+    }
+}
+
 impl Global {
     /// A client of the cluster that is meant.
     pub(crate) fn client(&self) -> Result<Client> {
         let data = DataDir::locate(self.data.as_deref())?;
-        let RemoteOptions { server: servers, cluster, token_file, ca_file } = &self.remote;
+        let RemoteOptions { server: servers, cluster, token_file, .. } = &self.remote;
         let (servers, own) = if servers.is_empty() {
             let config = data.config()?;
             let urls: Vec<String> = data.endpoints()?.into_iter().map(|(_, endpoint)| endpoint.url).collect();
@@ -57,9 +70,7 @@ impl Global {
         let token = self.token(&data, token_file.as_deref())?;
         let mut config = ClientConfig::new(servers, cluster, token);
         config.timeout = PATIENCE;
-        if let Some(file) = ca_file {
-            config.authorities = Some(fs::read(file).context(format!("read {}", file.display()))?);
-        }
+        config.authorities = self.remote.authorities()?;
         let environment = Environment::system(data_dir::random()?);
         Client::new(environment, config).map_err(refused)
     }
@@ -79,12 +90,36 @@ impl Global {
     }
 }
 
+const DISTRUST: &str = "give the certificate of the authority that signed the server's with --ca-file FILE, and ask \
+                        the server by a name or address that its certificate has";
+
+/// Whether a server was not spoken to because its certificate is not trusted.
+fn distrusts(error: &ClientError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        // An error of the system hides the one it was made of from `source`.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        let tls = error
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
+}
+
 /// What a call that failed means to a user.
 pub(crate) fn refused(error: ClientError) -> Failure {
     let Some(problem) = error.problem() else {
         let failure = Failure::new(&error);
         return match &error {
             ClientError::Config { .. } => failure.exit(Exit::Usage),
+            _ if distrusts(&error) => failure.remedy(DISTRUST),
             _ => failure.remedy("start the cluster with `steadfast up`, or look into its servers' logs"),
         };
     };
@@ -104,6 +139,9 @@ pub(crate) fn refused(error: ClientError) -> Failure {
         lines.join("\n")
     };
     let mut failure = Failure::new(message).reason(&problem.code).exit(exit);
+    if problem.status == 401 {
+        return failure.remedy("give a file with a token that the server knows with --token-file FILE");
+    }
     if problem.errors.is_empty()
         && let Some(remedy) = &problem.remedy
     {

@@ -156,9 +156,7 @@ fn client(
     })?;
     let token = Token::new(&text).context(format!("read {}", file.display()))?;
     let mut config = ClientConfig::new(servers, cluster.clone(), Some(token));
-    if let Some(file) = &global.remote.ca_file {
-        config.authorities = Some(std::fs::read(file).context(format!("read {}", file.display()))?);
-    }
+    config.authorities = global.remote.authorities()?;
     Client::new(environment.clone(), config).map_err(crate::cli::refused)
 }
 

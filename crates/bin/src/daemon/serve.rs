@@ -8,6 +8,7 @@ mod listen;
 mod logs;
 mod metrics;
 mod ownership;
+mod ready;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -24,13 +25,13 @@ use steadfast_core::Environment;
 use steadfast_core::control::Control;
 use steadfast_core::controller::{Controller, ControllerConfig};
 use steadfast_core::ids::ServerId;
-use steadfast_core::registry::Registry as _;
 use steadfast_lock::Lock;
 
 use self::clients::StoredClients;
 use self::logs::KeptLogs;
 use super::wiring::Wiring;
 use super::{Signals, logging};
+use crate::cli::Global;
 use crate::config::ClusterConfig;
 use crate::data_dir::{DataDir, Endpoint};
 use crate::exit::{Context as _, Exit, Failure, Result};
@@ -50,6 +51,9 @@ pub(crate) struct ServeOptions {
     /// The certificate's key, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// The URL that the other servers reach this one by [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
     /// Who may do what: lines of `admin|reader|server|node:NAME SHA256`, instead of the data folder's own tokens
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
@@ -65,10 +69,11 @@ const DNS_ROUND: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs a server until it is told to stop.
-pub(crate) async fn serve(given: Option<&Path>, options: ServeOptions) -> Result<Exit> {
+pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit> {
     options.logging.start();
     options.listen.check(options.tls_cert.is_some(), options.tokens.is_some())?;
-    let (data, config) = DataDir::prepare(given, |_| {})?;
+    let authorities = global.remote.authorities()?;
+    let (data, config) = DataDir::prepare(global.data.as_deref(), |_| {})?;
     data.make(Path::new("servers").join(options.id.as_str()))?;
     let _only = only_one(&data, &options.id)?;
     // What an earlier process of this server has told is over.
@@ -84,17 +89,17 @@ pub(crate) async fn serve(given: Option<&Path>, options: ServeOptions) -> Result
     let environment = Environment::system(crate::data_dir::random()?);
     let principals = Arc::new(tokens::table(&data, options.tokens.as_deref())?);
 
-    let url = listener.url().to_owned();
-    let stake = ownership::Stake::new(&data, &config, &options.id, &url, environment.clone())?;
+    let url = options.advertise.clone().unwrap_or_else(|| listener.url().to_owned());
+    let stake = ownership::Stake::new(&data, &config, &options.id, &url, authorities, environment.clone())?;
     let db = stake.first().await?;
     let server = Server::new(&data, &config, &options.id, &environment, &db)?;
     stake.watch(db.clone());
-    server.ensure_zone(&config);
+    let readiness = ready::Readiness::watch(&environment, &server.registry, &config.zone);
     server.controller.start();
     server.answer_names(&config, db.clone());
     tokens::follow(&data, options.tokens.as_deref(), &principals, &environment);
 
-    let parts = server.parts(&config, &environment, &db, principals);
+    let parts = server.parts(&config, &db, principals, readiness);
     let router = steadfast_api::server::router(parts);
     announce(&data, &options.id, &url)?;
     tracing::info!(id = %options.id, url, owner = db.is_owner(), cluster = %config.cluster, "serving");
@@ -183,9 +188,9 @@ impl Server {
     fn parts(
         &self,
         config: &ClusterConfig,
-        environment: &Environment,
         db: &SwitchDb,
         principals: Arc<steadfast_api::auth::TokenTable>,
+        readiness: ready::Readiness,
     ) -> Parts {
         let (owner, metrics) = (db.clone(), Arc::clone(&self.metrics));
         Parts {
@@ -196,33 +201,11 @@ impl Server {
             owns_store: Arc::new(move || owner.is_owner()),
             node_secrets: self.control.clone(),
             principals,
-            environment: environment.clone(),
+            environment: self.environment.clone(),
             metrics: Arc::new(move || metrics.text()),
-            ready: Arc::new(|| Ok(())),
+            ready: Arc::new(move || readiness.check()),
             limits: Limits::default(),
         }
-    }
-
-    /// Makes sure that the cluster's zone exists, as soon as the store can be reached.
-    fn ensure_zone(&self, config: &ClusterConfig) {
-        let (environment, registry, zone) =
-            (self.environment.clone(), self.registry.clone(), config.zone.clone());
-        let tasks = environment.tasks().clone();
-        let until = tasks.shutdown();
-        tasks.spawn("zone", async move {
-            while !until.is_requested() {
-                match registry.ensure_zone(&zone).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::warn!(%zone, error = %error.chain(), "the zone cannot be made yet")
-                    }
-                }
-                tokio::select! {
-                    () = until.requested() => {}
-                    () = environment.clock().sleep(DNS_ROUND) => {}
-                }
-            }
-        });
     }
 
     /// Answers questions about names for as long as this server owns the store: there every change is seen before

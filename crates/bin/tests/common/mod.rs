@@ -1,5 +1,8 @@
 //! What the tests of the program share.
 
+#[allow(dead_code, reason = "not every test file has a cluster")]
+pub(crate) mod cluster;
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +10,15 @@ use std::time::{Duration, Instant};
 /// The program under test, away from whatever this user has.
 pub(crate) fn steadfast(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
-    for variable in ["STEADFAST_SERVER", "STEADFAST_TOKEN_FILE", "STEADFAST_CLUSTER", "NO_COLOR", "KEEP"] {
+    for variable in [
+        "STEADFAST_SERVER",
+        "STEADFAST_TOKEN_FILE",
+        "STEADFAST_CA_FILE",
+        "STEADFAST_CLUSTER",
+        "STEADFAST_LOG",
+        "NO_COLOR",
+        "KEEP",
+    ] {
         command.env_remove(variable);
     }
     command.env("STEADFAST_DATA", data).stdin(Stdio::null());

@@ -22,6 +22,8 @@ pub(super) struct Stake {
     cluster: ClusterName,
     token: Token,
     advert: OwnerAdvert,
+    /// Whose certificates to trust, if not the system's.
+    authorities: Option<Vec<u8>>,
     environment: Environment,
 }
 
@@ -39,6 +41,7 @@ impl Stake {
         config: &ClusterConfig,
         id: &ServerId,
         url: &str,
+        authorities: Option<Vec<u8>>,
         environment: Environment,
     ) -> Result<Self> {
         let advert = OwnerAdvert {
@@ -47,7 +50,8 @@ impl Stake {
             pid: std::process::id(),
         };
         let token = Token::new(&data.token_file("server-token")?).context("read the servers' token")?;
-        Ok(Stake { data: data.clone(), cluster: config.cluster.clone(), token, advert, environment })
+        let (data, cluster) = (data.clone(), config.cluster.clone());
+        Ok(Stake { data, cluster, token, advert, authorities, environment })
     }
 
     /// The store to begin with: this server's own if it is free, else the owner's.
@@ -120,6 +124,7 @@ impl Stake {
         };
         let mut config = ClientConfig::new([server], self.cluster.clone(), Some(self.token.clone()));
         config.direct = true;
+        config.authorities = self.authorities.clone();
         let client = Client::new(self.environment.clone(), config).context("speak to the store's owner")?;
         // Every owner is of this build's kind: asking it could only fail.
         let capabilities =
