@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who does it. Verbs are in files of their own, by family.
 
+mod blocked;
 mod catalog;
 mod change;
 mod client;

@@ -4,7 +4,6 @@ use std::fmt::{self, Display};
 use std::process::ExitCode;
 
 use steadfast_core::control::ControlError;
-use steadfast_core::model::Reason;
 
 /// An exit code. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,33 +138,10 @@ impl<T, E: Display> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// Whether something that waits for this reason goes on only when a person acts.
-pub(crate) fn needs_a_person(reason: &Reason) -> bool {
-    matches!(
-        reason,
-        Reason::AwaitingConfirmation
-            | Reason::PausedByOperator
-            | Reason::VolumeForeign
-            | Reason::VolumeUnexpectedlyEmpty
-            | Reason::VolumeCorrupt
-            | Reason::DiskFull
-            | Reason::DiskReadOnly
-            | Reason::EngineMissing
-            | Reason::EngineMismatch
-            | Reason::VoterAmnesia
-            | Reason::ExternalPromoter
-            | Reason::ConfigInvalid
-            | Reason::FencingInsufficient
-            | Reason::CapabilityMissing
-            | Reason::QuotaReached
-            | Reason::PermissionDenied
-            | Reason::CredentialExpired
-            | Reason::VersionTooNew
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use steadfast_core::model::Reason;
+
     use super::*;
 
     #[test]

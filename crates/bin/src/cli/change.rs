@@ -210,13 +210,15 @@ pub(super) async fn op(global: &Global, verb: &OpVerb) -> Result<Exit> {
                     None => break,
                 }
             }
+            // Pages are in the order of identities, which tells people nothing.
+            all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
             print_operations(global.output, &all)?;
             Ok(Exit::Done)
         }
         OpVerb::Get { id, wait } => {
             let operation = client.operation(id).await.map_err(refused)?;
             if wait.wait {
-                return wait::follow(&client, operation, wait.timeout.0).await;
+                return followed(global, &client, operation, wait).await;
             }
             output::show(global.output, &operation, || operation_text(&operation))?;
             Ok(Exit::Done)
@@ -242,6 +244,16 @@ async fn begun(global: &Global, client: &Client, operation: Operation, wait: &Wa
         }
         return Ok(Exit::Done);
     }
+    followed(global, client, operation, wait).await
+}
+
+/// Waits for an operation, and shows it if it has succeeded.
+async fn followed(
+    global: &Global,
+    client: &Client,
+    operation: Operation,
+    wait: &WaitOptions,
+) -> Result<Exit> {
     let id = operation.id.clone();
     let exit = wait::follow(client, operation, wait.timeout.0).await?;
     if exit == Exit::Done {

@@ -162,7 +162,7 @@ pub(super) async fn events(global: &Global, args: &EventsArgs) -> Result<Exit> {
                     output::stream_item(global.output, &event, &text)?;
                 }
             }
-            changes.next().await;
+            changes.next(&client).await;
         }
     })
     .await
@@ -221,7 +221,7 @@ pub(super) async fn repeat(
                 output::frame(&now)?;
                 last = Some(now);
             }
-            changes.next().await;
+            changes.next(client).await;
         }
     })
     .await

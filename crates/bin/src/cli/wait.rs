@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use steadfast_api::client::Client;
+use steadfast_api::client::{Client, ClientError};
 use steadfast_api::control::WatchEvent;
 use steadfast_core::model::{Operation, OperationState, Span, StepState};
 
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::blocked;
 use super::remote::refused;
-use crate::exit::{Exit, Failure, Result, needs_a_person};
+use crate::exit::{Context as _, Exit, Failure, Result};
 use crate::output::{Tone, note, paint_note};
 
 /// Whether and how long to wait.
@@ -39,63 +42,80 @@ impl Changes {
     }
 
     /// Waits until something may have changed.
-    pub(super) async fn next(&mut self) {
-        let hint = match &mut self.hints {
-            Some(hints) => tokio::time::timeout(PULSE, hints.next()).await.unwrap_or(Some(WatchEvent::Reset)),
-            None => {
-                tokio::time::sleep(PULSE).await;
-                return;
-            }
+    pub(super) async fn next(&mut self, client: &Client) {
+        let Some(hints) = &mut self.hints else {
+            tokio::time::sleep(PULSE).await;
+            // The server that told may be gone, and another one there.
+            self.hints = client.watch().await.ok();
+            return;
         };
-        match hint {
-            Some(_) => tokio::time::sleep(GATHER).await,
-            None => self.hints = None,
+        match tokio::time::timeout(PULSE, hints.next()).await {
+            Ok(Some(_)) => tokio::time::sleep(GATHER).await,
+            Ok(None) => self.hints = None,
+            // Nothing was told for as long as a pulse.
+            Err(_) => {}
         }
     }
 }
 
 /// Follows an operation to its end, its limit, or Ctrl-C.
 pub(super) async fn follow(client: &Client, operation: Operation, limit: Duration) -> Result<Exit> {
-    let id = operation.id.clone();
-    let mut progress = Progress { begun: Instant::now(), told: None };
-    let run = async {
-        let mut changes = Changes::listen(client).await;
-        let mut operation = operation;
-        loop {
-            progress.tell(&operation);
-            if let Some(end) = end_of(&operation) {
-                return end;
-            }
-            changes.next().await;
-            operation = client.operation(&operation.id).await.map_err(refused)?;
-        }
-    };
-    let timed = tokio::time::timeout(limit, run);
+    // Before anything is said: whoever reads it may answer with Ctrl-C at once.
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    let mut last = operation;
+    let id = last.id.clone();
     tokio::select! {
-        ended = timed => match ended {
+        ended = tokio::time::timeout(limit, to_its_end(client, &mut last)) => match ended {
             Ok(end) => end,
-            Err(_) => {
-                let last = client.operation(&id).await.map_err(refused)?;
-                Ok(after_limit(&last, limit))
-            }
+            Err(_) => Ok(after_limit(&last, limit)),
         },
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupt.recv() => {
             note(&format!("detached; the operation goes on: steadfast op get {id} --wait"));
             Ok(Exit::Detached)
         }
     }
 }
 
+async fn to_its_end(client: &Client, last: &mut Operation) -> Result<Exit> {
+    let mut progress = Progress { begun: Instant::now(), told: None };
+    let mut changes = Changes::listen(client).await;
+    let mut blocked = blocked::Watch::default();
+    loop {
+        progress.tell(last);
+        if let Some(end) = end_of(last) {
+            return end;
+        }
+        if let Some(failure) = blocked.look(client, last).await {
+            return Err(failure);
+        }
+        changes.next(client).await;
+        match client.operation(&last.id).await {
+            Ok(now) => *last = now,
+            // A server's answer is one; its silence may be that of a server which is being replaced.
+            Err(error) if is_silence(&error) => progress.say(&format!("{error}; still trying")),
+            Err(error) => return Err(refused(error)),
+        }
+    }
+}
+
+fn is_silence(error: &ClientError) -> bool {
+    match error.problem() {
+        Some(problem) => matches!(problem.status, 502..=504),
+        None => matches!(error, ClientError::Unreachable { .. } | ClientError::Answer { .. }),
+    }
+}
+
+/// How it has ended, if it has.
 fn end_of(operation: &Operation) -> Option<Result<Exit>> {
-    let told = || operation.failure.as_ref();
     match operation.state {
         OperationState::Succeeded => Some(Ok(Exit::Done)),
         OperationState::Failed | OperationState::Cancelled | OperationState::Superseded => {
-            let words = told().map(|(_, words)| format!(": {words}")).unwrap_or_default();
+            let told = operation.failure.as_ref();
+            let words = told.map(|(_, words)| format!(": {words}")).unwrap_or_default();
             let text = format!("{} of {} is {}{words}", operation.kind, operation.service, operation.state);
             let mut failure =
                 Failure::new(text).remedy(format!("look at it: steadfast describe {}", operation.service));
-            if let Some((reason, _)) = told() {
+            if let Some((reason, _)) = told {
                 failure = failure.reason(reason);
             }
             if operation.state != OperationState::Failed {
@@ -103,15 +123,7 @@ fn end_of(operation: &Operation) -> Option<Result<Exit>> {
             }
             Some(Err(failure))
         }
-        OperationState::Waiting => match &operation.waiting {
-            Some((reason, words)) if needs_a_person(reason) => {
-                Some(Err(Failure::new(format!("{} of {} waits: {words}", operation.kind, operation.service))
-                    .reason(reason)
-                    .exit(Exit::Blocked)))
-            }
-            _ => None,
-        },
-        OperationState::Pending | OperationState::Running => None,
+        OperationState::Pending | OperationState::Running | OperationState::Waiting => None,
     }
 }
 
@@ -137,19 +149,30 @@ struct Progress {
 
 impl Progress {
     fn tell(&mut self, operation: &Operation) {
-        let done = operation.steps.iter().filter(|step| step.state == StepState::Done).count();
-        let step = operation.steps.iter().find(|step| step.state != StepState::Done);
-        let mut text = format!("{} {}: {}", operation.kind, operation.service, operation.state);
-        if let Some(step) = step {
-            text.push_str(&format!(", step {}/{} {}", done + 1, operation.steps.len(), step.name));
-        }
-        if let Some((reason, words)) = &operation.waiting {
-            text.push_str(&format!(", waits for {reason}: {words}"));
-        }
-        if self.told.as_ref() != Some(&text) {
+        self.say(&progress_line(operation));
+    }
+
+    fn say(&mut self, text: &str) {
+        if self.told.as_deref() != Some(text) {
             let at = format!("{:>6.1}s", self.begun.elapsed().as_secs_f64());
             note(&format!("{}  {text}", paint_note(Tone::Faint, &at)));
-            self.told = Some(text);
+            self.told = Some(text.to_owned());
         }
     }
+}
+
+fn progress_line(operation: &Operation) -> String {
+    let Operation { kind, service, state, steps, .. } = operation;
+    let done = steps.iter().filter(|step| step.state == StepState::Done).count();
+    // Steps need not be taken in the order they are listed in: a restart begins with the replicas.
+    let in_state = |state| steps.iter().find(|step| step.state == state);
+    let step = in_state(StepState::Running).or_else(|| in_state(StepState::Pending));
+    let mut text = format!("{kind} {service}: {state}");
+    if let Some(step) = step {
+        text.push_str(&format!(", {done} of {} steps done, {}", steps.len(), step.name));
+    }
+    if let Some((reason, words)) = &operation.waiting {
+        text.push_str(&format!(", waits for {reason}: {words}"));
+    }
+    text
 }
