@@ -4,21 +4,25 @@
 //! over `/etc/hosts`. The kernel lets only a process with a single thread do that, so this runs before any runtime.
 
 use std::ffi::OsString;
-use std::fs;
-use std::net::IpAddr;
+use std::fs::{self, DirBuilder};
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getgid, getuid};
 
 use crate::exit::{Context as _, Exit, Failure, Result};
 
+const HOSTS: &str = "/etc/hosts";
+
 /// Becomes `command` with these hosts known by name. Returns only what went wrong.
-pub(crate) fn run(hosts: &[(String, IpAddr)], folder: &Path, command: &[OsString]) -> Failure {
-    if let Err(failure) = enter_with_hosts(hosts, folder) {
+pub(crate) fn run(hosts: &[(String, IpAddr)], command: &[OsString]) -> Failure {
+    if let Err(failure) = enter_with_hosts(hosts) {
         return failure;
     }
     let Some((program, arguments)) = command.split_first() else {
@@ -32,31 +36,58 @@ pub(crate) fn run(hosts: &[(String, IpAddr)], folder: &Path, command: &[OsString
     }
 }
 
-/// Puts this process into namespaces of its own where these hosts are known by name.
-pub(crate) fn enter_with_hosts(hosts: &[(String, IpAddr)], folder: &Path) -> Result<()> {
-    let own = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    let file = folder.join(format!(".hosts.{}", std::process::id()));
-    crate::data_dir::write_whole(&file, hosts_file(&own, hosts).as_bytes(), 0o644)
-        .context(format!("write {}", file.display()))?;
-    let mounted = enter().and_then(|()| {
-        let none: Option<&str> = None;
-        mount(Some(&file), "/etc/hosts", none, MsFlags::MS_BIND, none)
-            .context("put the generated hosts file over /etc/hosts")
-    });
+/// Puts this process into namespaces of its own where these hosts are known by name. Where that is forbidden, it
+/// is no failure if the machine's resolver knows them all.
+pub(crate) fn enter_with_hosts(hosts: &[(String, IpAddr)]) -> Result<()> {
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    let own = fs::read_to_string(HOSTS).unwrap_or_default();
+    let folder = scratch()?;
+    let file = folder.join("hosts");
+    let mounted = crate::data_dir::write_whole(&file, hosts_file(&own, hosts).as_bytes(), 0o644)
+        .context(format!("write {}", file.display()))
+        .and_then(|()| enter())
+        .and_then(|()| cover(&file));
     // What is mounted stays without its name; if nothing was, it is of no use.
-    fs::remove_file(&file).context(format!("remove {}", file.display()))?;
-    mounted
+    fs::remove_dir_all(&folder).context(format!("remove {}", folder.display()))?;
+    match mounted {
+        Err(_) if hosts.iter().all(|(name, address)| resolves(name, *address)) => Ok(()),
+        mounted => mounted,
+    }
+}
+
+/// A folder that nobody else can have made, nor can write to.
+fn scratch() -> Result<PathBuf> {
+    let random = crate::data_dir::random()?;
+    let token: String = random.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let folder = std::env::temp_dir().join(format!("steadfast-exec-{token}"));
+    DirBuilder::new().mode(0o700).create(&folder).map_err(|error| {
+        Failure::new(format!("make {}: {error}", folder.display()))
+            .remedy("name a folder that can be written to in TMPDIR")
+    })?;
+    Ok(folder)
+}
+
+fn resolves(name: &str, address: IpAddr) -> bool {
+    (name, 0).to_socket_addrs().is_ok_and(|mut found| found.any(|found| found.ip() == address))
+}
+
+fn cover(file: &Path) -> Result<()> {
+    let none: Option<&str> = None;
+    mount(Some(file), HOSTS, none, MsFlags::MS_BIND, none).map_err(|error| match error {
+        Errno::ENOENT => Failure::new(format!("this machine has no {HOSTS} to put a generated one over"))
+            .remedy(format!("make one: touch {HOSTS}")),
+        error => forbidden(error),
+    })
 }
 
 fn enter() -> Result<()> {
     let (user, group) = (getuid(), getgid());
-    let flags = if user.is_root() {
-        CloneFlags::CLONE_NEWNS
-    } else {
-        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS
-    };
-    unshare(flags).map_err(forbidden)?;
-    if !user.is_root() {
+    // Root may do it as it is, unless it is root of a container that has taken the right from it.
+    let as_it_is = user.is_root() && unshare(CloneFlags::CLONE_NEWNS).is_ok();
+    if !as_it_is {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(forbidden)?;
         let write = |file: &str, text: String| fs::write(file, text).map_err(forbidden);
         write("/proc/self/setgroups", "deny".to_owned())?;
         write("/proc/self/uid_map", format!("{user} {user} 1\n"))?;
@@ -71,8 +102,10 @@ fn forbidden(error: impl std::fmt::Display) -> Failure {
     Failure::new(format!("this machine does not allow a user and mount namespace: {error}"))
         .reason("PermissionDenied")
         .remedy(
-            "allow it (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), \
-             or resolve the names for the whole machine with `steadfast dns install`",
+            "allow it (sysctl kernel.unprivileged_userns_clone=1, \
+             kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0; in a container: its \
+             seccomp profile), or resolve the names for the whole machine with `steadfast dns install`, or reach \
+             members by their addresses (`steadfast get SERVICE -o wide`, `steadfast connect SERVICE --uri`)",
         )
 }
 

@@ -12,7 +12,6 @@ use steadfast_core::ids::{MemberName, ServiceName};
 
 use super::Global;
 use super::remote::refused;
-use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Exit, Failure, Result};
 use crate::output;
 
@@ -102,8 +101,7 @@ pub(super) async fn hosts(global: &Global) -> Result<Vec<(String, std::net::IpAd
 /// Becomes the program of `exec`. Returns only what went wrong. Must be called without any other thread.
 pub(super) fn exec(global: &Global, args: &ExecArgs) -> Result<Exit> {
     let hosts = super::small_runtime(hosts(global))?;
-    let folder = scratch(global)?;
-    Err(crate::namespace::run(&hosts, &folder, &args.command))
+    Err(crate::namespace::run(&hosts, &args.command))
 }
 
 /// Becomes the engine's own client, which gets the password in its environment. Returns only what went wrong, or
@@ -122,17 +120,11 @@ pub(super) fn connect(global: &Global, args: &ConnectArgs) -> Result<Exit> {
             .remedy("print how to reach it: --uri"));
     };
     // The client knows members by name, wherever the machine's own resolver looks.
-    crate::namespace::enter_with_hosts(&view.hosts, &scratch(global)?)?;
+    crate::namespace::enter_with_hosts(&view.hosts)?;
     let error = Command::new(program).args(arguments).args(&args.arguments).envs(&view.env).exec();
     Err(Failure::new(format!("run {program}: {error}"))
         .remedy("install the engine's client, or print how to reach it: --uri")
         .exit(if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Error }))
-}
-
-/// A folder for a file that is gone at once.
-fn scratch(global: &Global) -> Result<std::path::PathBuf> {
-    let data = DataDir::locate(global.data.as_deref())?;
-    Ok(if data.root().is_dir() { data.root().to_owned() } else { std::env::temp_dir() })
 }
 
 pub(super) async fn logs(global: &Global, args: &LogsArgs) -> Result<Exit> {

@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 use super::Global;
 use crate::config::ClusterConfig;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, write_whole};
 use crate::exit::{Context as _, Exit, Failure, Result};
 use crate::output;
 
@@ -20,22 +20,27 @@ pub(super) enum DnsVerb {
         /// Only print the drop-in and where it belongs
         #[arg(long)]
         print: bool,
+        /// Write it below this folder instead of /, as for the image of a machine; nothing is reloaded then
+        #[arg(long, value_name = "DIR", conflicts_with = "print")]
+        root: Option<PathBuf>,
     },
 }
 
-const FOLDER: &str = "/etc/systemd/resolved.conf.d";
+/// Below the root.
+const FOLDER: &str = "etc/systemd/resolved.conf.d";
 
 pub(super) fn run(global: &Global, verb: &DnsVerb) -> Result<Exit> {
-    let DnsVerb::Install { print } = verb;
+    let DnsVerb::Install { print, root } = verb;
     let config = DataDir::locate(global.data.as_deref())?.config()?;
-    let path = PathBuf::from(FOLDER).join(format!("steadfast-{}.conf", config.cluster));
+    let folder = root.as_deref().unwrap_or(Path::new("/")).join(FOLDER);
+    let path = folder.join(format!("steadfast-{}.conf", config.cluster));
     let text = drop_in(&config);
     if *print {
         output::line(&format!("# {}", path.display()))?;
         output::line(text.trim_end())?;
         return Ok(Exit::Done);
     }
-    if !Path::new("/run/systemd/resolve").exists() {
+    if root.is_none() && !Path::new("/run/systemd/resolve").exists() {
         return Err(Failure::new("this machine does not run systemd-resolved")
             .reason("CapabilityMissing")
             .remedy(format!(
@@ -43,18 +48,19 @@ pub(super) fn run(global: &Global, verb: &DnsVerb) -> Result<Exit> {
                 config.dns, config.zone
             )));
     }
-    fs::create_dir_all(FOLDER).and_then(|()| fs::write(&path, &text)).map_err(|error| {
-        Failure::new(format!("write {}: {error}", path.display()))
-            .reason("PermissionDenied")
-            .remedy("run it as root, or put what `steadfast dns install --print` prints there")
-    })?;
-    let status = Command::new("systemctl")
-        .args(["reload-or-restart", "systemd-resolved"])
-        .status()
-        .context("reload systemd-resolved")?;
-    if !status.success() {
-        return Err(Failure::new(format!("reload systemd-resolved: {status}"))
-            .remedy("run `systemctl restart systemd-resolved`"));
+    fs::create_dir_all(&folder).and_then(|()| write_whole(&path, text.as_bytes(), 0o644)).map_err(
+        |error| {
+            let failure = Failure::new(format!("write {}: {error}", path.display()));
+            match error.kind() {
+                std::io::ErrorKind::PermissionDenied => failure
+                    .reason("PermissionDenied")
+                    .remedy("run it as root, or put what `steadfast dns install --print` prints there"),
+                _ => failure.remedy("put what `steadfast dns install --print` prints there"),
+            }
+        },
+    )?;
+    if root.is_none() {
+        reload()?;
     }
     output::line(&format!(
         "{} installed: questions about {} go to {}",
@@ -63,6 +69,19 @@ pub(super) fn run(global: &Global, verb: &DnsVerb) -> Result<Exit> {
         config.dns
     ))?;
     Ok(Exit::Done)
+}
+
+fn reload() -> Result<()> {
+    const REMEDY: &str = "the drop-in is in place; run `systemctl restart systemd-resolved`";
+    let status = Command::new("systemctl")
+        .args(["reload-or-restart", "systemd-resolved"])
+        .status()
+        .context("reload systemd-resolved")
+        .map_err(|failure| failure.remedy(REMEDY))?;
+    if !status.success() {
+        return Err(Failure::new(format!("reload systemd-resolved: {status}")).remedy(REMEDY));
+    }
+    Ok(())
 }
 
 fn drop_in(config: &ClusterConfig) -> String {

@@ -1,6 +1,7 @@
 //! The cluster of the demonstration: one that runs already, or one of its own that goes with it.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -114,7 +115,8 @@ fn temporary_folder() -> Result<PathBuf> {
     let random = crate::data_dir::random()?;
     let token: String = random.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let folder = std::env::temp_dir().join(format!("steadfast-demo-{token}"));
-    std::fs::create_dir(&folder).context(format!("make {}", folder.display()))?;
+    // Nobody else's business, whatever the user's mask.
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).context(format!("make {}", folder.display()))?;
     Ok(folder)
 }
 
