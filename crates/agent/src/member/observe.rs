@@ -81,6 +81,8 @@ impl MemberTask {
 
     pub(super) fn begin_live(&mut self, incarnation: Incarnation, engine: Arc<dyn Engine>, setting: Setting) {
         self.unhealthy = None;
+        // How far an earlier life was says nothing of this one.
+        self.status.position = None;
         self.live = Some(Live {
             incarnation,
             engine,

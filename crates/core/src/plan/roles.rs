@@ -31,7 +31,8 @@ pub enum Promotion {
 ///
 /// A write is acknowledged once the primary and `confirming` of the `replicas` others have it. Those who answered
 /// intersect every possible set of confirmers if more than `replicas - confirming` of the others answered; the
-/// one that is farthest then has every acknowledged write. The old primary's own data always has.
+/// one that is farthest then has every acknowledged write. The old primary's own data always has: if it has
+/// answered, it leads again in the strict class.
 ///
 /// With no confirmers a write may be on the old primary alone: in the strict class that one is waited for, in
 /// the available class the farthest survivor is taken, and what only the old primary had is lost.
@@ -49,8 +50,12 @@ pub fn promotion(
     let Some(farthest) = farthest else {
         return Promotion::Unproven("no member has answered under the new term".to_owned());
     };
-    if survivors.iter().any(|survivor| previous == Some(&survivor.member)) {
-        return Promotion::Promote(farthest.member.clone());
+    let old = survivors.iter().find(|survivor| previous == Some(&survivor.member));
+    if let Some(old) = old {
+        // Its own data has every write, however far its count of them reaches: an engine that counts anew after a
+        // restart (Redis) would look as if it were behind.
+        let best = if durability == Durability::Strict { old } else { farthest };
+        return Promotion::Promote(best.member.clone());
     }
     let answered = u32::try_from(survivors.len()).unwrap_or(u32::MAX);
     let enough = confirming > 0 && answered > replicas.saturating_sub(confirming);
@@ -208,7 +213,9 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
         .iter()
         .filter_map(|(_, name, found)| {
             let status = found.as_ref()?.status.as_ref()?;
-            let position = status.position?;
+            // The old primary need not say how far it is: with it, nothing is missing.
+            let is_old = role.previous.as_ref() == Some(name);
+            let position = status.position.or(is_old.then_some(Position { timeline: 0, offset: 0 }))?;
             (status.role_term == role.term && status.incarnation.is_some() && status.role != Role::Primary)
                 .then(|| Survivor { member: name.clone(), position })
         })
@@ -262,8 +269,13 @@ mod tests {
         let old = name("db-0");
         let back = [survivor("db-0", 9)];
         assert_eq!(promotion(Some(&old), 2, 0, Durability::Strict, &back), Promotion::Promote(old.clone()));
-        let ahead = [survivor("db-0", 9), survivor("db-1", 9)];
-        assert_eq!(promotion(Some(&old), 2, 1, Durability::Strict, &ahead), Promotion::Promote(old));
+        let level = [survivor("db-0", 9), survivor("db-1", 9)];
+        assert_eq!(promotion(Some(&old), 2, 1, Durability::Strict, &level), Promotion::Promote(old.clone()));
+        // Others may count further than one that counts anew since its restart: its data is what matters.
+        let anew = [survivor("db-0", 0), survivor("db-1", 9)];
+        assert_eq!(promotion(Some(&old), 2, 0, Durability::Strict, &anew), Promotion::Promote(old.clone()));
+        let taken = promotion(Some(&old), 2, 0, Durability::Available, &anew);
+        assert_eq!(taken, Promotion::Promote(name("db-1")));
     }
 
     #[test]
