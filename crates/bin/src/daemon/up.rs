@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -72,12 +72,14 @@ const READY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs servers and agents until Ctrl-C or SIGTERM.
 pub(crate) async fn up(given: Option<&Path>, options: &UpOptions) -> Result<Exit> {
-    let (data, config) = prepare(given, options)?;
+    // An end that is asked for is an orderly one, however early it comes.
+    let mut signals = Signals::new()?;
+    let (data, config, only) = prepare(given, options).await?;
     if options.detach {
+        drop(only);
         return detach(&data, options).await;
     }
-    let _only = only_one(&data)?;
-    let layout = lay_out(&data, options).await?;
+    let layout = lay_out(&data, options)?;
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
     for server in &layout.servers {
@@ -88,7 +90,6 @@ pub(crate) async fn up(given: Option<&Path>, options: &UpOptions) -> Result<Exit
     for node in &layout.nodes {
         agents.spawn(agent_child(&data, node, &layout).keep(agents_stopped.clone()));
     }
-    let mut signals = Signals::new()?;
     let run = async {
         match until_ready(&data, &layout).await {
             Ok(()) => introduce(&data, &config, &layout)?,
@@ -127,20 +128,19 @@ pub(crate) async fn down(given: Option<&Path>) -> Result<Exit> {
     let data = DataDir::locate(given)?;
     data.config()?;
     let lock = data.path("up.lock");
-    if !steadfast_lock::is_held(&lock).context("look for the running `up`")? {
-        // An `up` that was killed has left its children.
-        for path in leftovers(&data)? {
-            send_away(&path, Duration::from_secs(10)).await?;
-        }
-        stop_engines(&data).await?;
-        return Ok(Exit::Done);
-    }
     // Longer than the engines are given to stop.
     send_away(&lock, Duration::from_secs(90)).await?;
+    // An `up` that was killed, now or before, has left its children.
+    for path in leftovers(&data)? {
+        send_away(&path, Duration::from_secs(10)).await?;
+    }
+    stop_engines(&data).await?;
     Ok(Exit::Done)
 }
 
-fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, ClusterConfig)> {
+/// The folder, which this `up` alone has from now on, free of what an earlier one has left running. What the options
+/// say is written into its configuration once nothing speaks against it.
+async fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, ClusterConfig, Lock)> {
     if let Some(dns) = options.dns
         && !dns.ip().is_loopback()
     {
@@ -149,9 +149,31 @@ fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, Cluste
             "the members' own addresses are loopback addresses: give one of 127.0.0.0/8",
         ));
     }
-    DataDir::prepare(given, |config| {
-        if let Some(dns) = options.dns {
-            config.dns = dns;
+    let (data, before) = DataDir::prepare(given, |_| {})?;
+    let only = only_one(&data)?;
+    // What an earlier `up` left behind holds its ports.
+    for path in leftovers(&data)? {
+        send_away(&path, Duration::from_secs(10)).await?;
+    }
+    let dns = options.dns.unwrap_or(before.dns);
+    check_free(dns)?;
+    let (data, config) = DataDir::prepare(given, |config| config.dns = dns)?;
+    Ok((data, config, only))
+}
+
+/// Refuses an address for DNS at which somebody else listens: the cluster would run without its names.
+fn check_free(dns: SocketAddr) -> Result<()> {
+    UdpSocket::bind(dns).and_then(|_| TcpListener::bind(dns)).map(drop).map_err(|error| {
+        let failure = Failure::new(format!("the DNS server cannot listen on {dns}: {error}"));
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => failure
+                .reason("PortInUse")
+                .remedy("another program listens there: give another address with --dns ADDRESS:PORT")
+                .exit(Exit::Conflict),
+            std::io::ErrorKind::PermissionDenied => {
+                failure.reason("PermissionDenied").remedy("give a port above 1023 with --dns ADDRESS:PORT")
+            }
+            _ => failure.remedy("give another address with --dns ADDRESS:PORT"),
         }
     })
 }
@@ -166,12 +188,8 @@ fn only_one(data: &DataDir) -> Result<Lock> {
 }
 
 /// What shall run: as last time but for what the options say.
-async fn lay_out(data: &DataDir, options: &UpOptions) -> Result<Layout> {
+fn lay_out(data: &DataDir, options: &UpOptions) -> Result<Layout> {
     let before = read_layout(data)?;
-    // What an earlier `up` left behind holds its ports.
-    for path in leftovers(data)? {
-        send_away(&path, Duration::from_secs(10)).await?;
-    }
     // Only the user's own cluster has the ports that the documents name: others would race for them.
     let own = is_own(data).then_some(FIRST_PORT);
     let layout = Layout { servers: servers(&before, options, own)?, nodes: nodes(&before, options)? };
@@ -403,7 +421,6 @@ async fn stop_engines(data: &DataDir) -> Result<()> {
 
 /// Starts `up` in the background, and returns once it is ready.
 async fn detach(data: &DataDir, options: &UpOptions) -> Result<Exit> {
-    drop(only_one(data)?);
     let log = fs::OpenOptions::new()
         .create(true)
         .append(true)
