@@ -253,7 +253,8 @@ impl DataDir {
             .reason("DiskFull")
             .remedy("make room, or choose another folder with --data DIR"));
         }
-        let probe = self.path(".write-test");
+        // A name of its own: servers that start at the same time each try.
+        let probe = self.path(format!(".write-test.{}", std::process::id()));
         write_whole(&probe, b"steadfast", 0o600)
             .and_then(|()| fs::remove_file(&probe))
             .map_err(|error| unusable(&self.root, &error))
