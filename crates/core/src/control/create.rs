@@ -32,6 +32,14 @@ impl Control {
             self.check_index(existing.as_ref(), &guard)?;
             match &existing {
                 Some(found) if !found.body.deleted => return self.created_already(found, &admitted).await,
+                // Asked for before under this key, made, and deleted since: that is over, and stays so.
+                Some(_) if guard.idempotency_key.is_some() => {
+                    if let Some(known) = self.store.operation(&operation_id).await?
+                        && known.body.state.is_final()
+                    {
+                        return Ok(known.body);
+                    }
+                }
                 _ => {}
             }
             let operation = self
