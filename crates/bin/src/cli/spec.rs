@@ -27,8 +27,10 @@ impl FileOption {
         let wrong = |error: std::io::Error| {
             let failure = Failure::new(format!("read {}: {error}", self.file.display()));
             match error.kind() {
-                std::io::ErrorKind::NotFound => failure.exit(Exit::NotFound),
-                _ => failure,
+                std::io::ErrorKind::NotFound => {
+                    failure.exit(Exit::NotFound).remedy("give the path of a service file with -f FILE")
+                }
+                _ => failure.remedy("give a service file that can be read with -f FILE"),
             }
         };
         let mut text = String::new();

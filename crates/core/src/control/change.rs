@@ -277,7 +277,7 @@ impl Control {
         }
         refuse(
             format!("operation {running} runs on {name}"),
-            format!("wait for it: steadfast op get {running} --watch"),
+            format!("wait for it: steadfast op get {running} --wait"),
         )
     }
 
@@ -401,7 +401,7 @@ pub(super) fn no_service(name: &ServiceName) -> ControlError {
     ControlError::NotFound {
         kind: "service",
         name: name.to_string(),
-        remedy: "list them: steadfast get services".to_owned(),
+        remedy: "list them: steadfast list".to_owned(),
     }
 }
 

@@ -140,7 +140,7 @@ impl Control {
         Err(ControlError::NotFound {
             kind: "member",
             name: name.to_string(),
-            remedy: "list services: steadfast get services".to_owned(),
+            remedy: "list the services: steadfast list".to_owned(),
         })
     }
 

@@ -299,12 +299,13 @@ impl ServiceSpec {
     /// # Errors
     /// Every problem found, each with its field and remedy.
     pub fn from_input(input: Value) -> Result<Self, Vec<SpecError>> {
-        let spec: ServiceSpec = serde_json::from_value(input.clone()).map_err(|error| {
-            vec![SpecError::new(
-                "service file",
-                error.to_string(),
-                "correct the value and apply the file again",
-            )]
+        let spec: ServiceSpec = serde_path_to_error::deserialize(&input).map_err(|error| {
+            let field = match error.path().to_string().as_str() {
+                "." => "service file".to_owned(),
+                path => path.to_owned(),
+            };
+            let problem = error.into_inner().to_string();
+            vec![SpecError::new(field, problem, "correct the value and apply the file again")]
         })?;
         let canonical = serde_json::to_value(&spec).map_err(|error| {
             vec![SpecError::new(
