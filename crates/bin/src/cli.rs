@@ -22,7 +22,7 @@ use crate::output::{self, Format};
 use change::Change;
 
 pub(crate) use node::{kill as kill_node, start as start_node};
-pub(crate) use remote::{RemoteOptions, refused};
+pub(crate) use remote::{RemoteOptions, check_secrecy, read_token, refused};
 pub(crate) use show::event_line;
 
 /// A control plane for stateful services that stay themselves: every member keeps its name, its address and its

@@ -176,19 +176,30 @@ impl DataDir {
         Ok(found)
     }
 
-    /// The token in a file of the folder; made if it is not there.
+    /// The token in a file of the folder; made if it is not there. Of several processes that make it at once one
+    /// does, and all of them get the same.
     pub(crate) fn token_file(&self, name: &str) -> Result<String> {
         let file = self.path(name);
-        match fs::read_to_string(&file) {
-            Ok(text) => Ok(text.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.write(name, &format!("{}\n", random_token()?), 0o600)?;
-                let text = fs::read_to_string(&file).context(format!("read {}", file.display()))?;
-                Ok(text.trim().to_owned())
-            }
-            Err(error) => Err(Failure::new(format!("read {}: {error}", file.display()))
-                .remedy("run as the user who started the cluster")),
+        if !file.exists() {
+            let text = format!("{}\n", random_token()?);
+            write_new(&file, text.as_bytes(), 0o600).map_err(|error| unusable(&file, &error))?;
         }
+        let read = || {
+            let mode = fs::metadata(&file)?.permissions().mode();
+            io::Result::Ok((mode & 0o777, fs::read_to_string(&file)?))
+        };
+        let (mode, text) = read().map_err(|error| {
+            Failure::new(format!("read {}: {error}", file.display()))
+                .remedy("run as the user who started the cluster")
+        })?;
+        if mode & 0o077 != 0 {
+            return Err(Failure::new(format!("others may read {} (its mode is {mode:o})", file.display()))
+                .reason("PermissionDenied")
+                .remedy(
+                    "run `chmod 600` on it; if others use this machine, remove it, and a new one is made",
+                ));
+        }
+        Ok(text.trim().to_owned())
     }
 
     /// Makes a folder below this one.
@@ -263,6 +274,21 @@ impl DataDir {
 
 /// Writes a file whole and durably: under another name first, then put in its place.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    place(path, bytes, mode, |draft| fs::rename(draft, path))
+}
+
+/// The same, and leaves what is there already as it is: whoever was first has decided.
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    place(path, bytes, mode, |draft| {
+        match fs::hard_link(draft, path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        fs::remove_file(draft)
+    })
+}
+
+fn place(path: &Path, bytes: &[u8], mode: u32, put: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let draft = folder.join(format!(".{name}.{}", std::process::id()));
@@ -271,7 +297,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&draft, path)?;
+        put(&draft)?;
         File::open(folder)?.sync_all()
     };
     write().inspect_err(|_| {
@@ -329,6 +355,23 @@ mod tests {
         assert_eq!(again.token_file("token").unwrap(), token);
         let mode = fs::metadata(data.path("token")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_first_token_stays_and_one_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, _) = DataDir::prepare(Some(folder.path()), |_| {}).unwrap();
+        let token = data.token_file("token").unwrap();
+        write_new(&data.path("token"), b"another\n", 0o600).unwrap();
+        assert_eq!(data.token_file("token").unwrap(), token);
+        fs::set_permissions(data.path("token"), fs::Permissions::from_mode(0o640)).unwrap();
+        let error = DataDir::prepare(Some(folder.path()), |_| {}).unwrap_err();
+        assert!(error.message.contains("others may read"), "{error}");
+        assert!(error.remedy.unwrap().contains("chmod 600"));
+        let drafts = fs::read_dir(folder.path()).unwrap().flatten();
+        let left: Vec<_> =
+            drafts.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The way to a server: which one, as whom, and what its refusals mean here.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use steadfast_api::auth::Token;
@@ -14,7 +15,7 @@ use crate::data_dir::{self, DataDir};
 use crate::exit::{Context as _, Exit, Failure, Result};
 
 /// Where the servers are, and who asks.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct RemoteOptions {
     /// The servers, instead of those of the data folder: http://…, https://… or unix:///PATH
@@ -52,10 +53,9 @@ impl Global {
     pub(crate) fn client(&self) -> Result<Client> {
         let data = DataDir::locate(self.data.as_deref())?;
         let RemoteOptions { server: servers, cluster, token_file, .. } = &self.remote;
-        let (servers, own) = if servers.is_empty() {
-            let config = data.config()?;
-            let urls: Vec<String> = data.endpoints()?.into_iter().map(|(_, endpoint)| endpoint.url).collect();
-            (urls, Some(config.cluster))
+        let own: Vec<String> = data.endpoints()?.into_iter().map(|(_, endpoint)| endpoint.url).collect();
+        let (servers, own_cluster) = if servers.is_empty() {
+            (own.clone(), Some(data.config()?.cluster))
         } else {
             (servers.clone(), data.config_if_any()?.map(|config| config.cluster))
         };
@@ -63,31 +63,64 @@ impl Global {
             return Err(Failure::new(format!("no server has run on {} yet", data.root().display()))
                 .remedy("start the cluster with `steadfast up`, or name its servers with --server"));
         }
-        let cluster = match cluster.clone().or(own) {
+        let cluster = match cluster.clone().or(own_cluster) {
             Some(cluster) => cluster,
             None => data_dir::default_cluster(),
         };
-        let token = self.token(&data, token_file.as_deref())?;
+        // The folder's own token is nobody else's business, whoever is named with --server.
+        let is_own = |server: &String| own.iter().any(|url| url == server.trim_end_matches('/'));
+        let token = match token_file {
+            Some(file) => Some(read_token(file)?),
+            None if servers.iter().all(is_own) && data.path("token").exists() => {
+                Some(read_token(&data.path("token"))?)
+            }
+            None => None,
+        };
+        if token.is_some() {
+            check_secrecy(&servers)?;
+        }
         let mut config = ClientConfig::new(servers, cluster, token);
         config.timeout = PATIENCE;
         config.authorities = self.remote.authorities()?;
         let environment = Environment::system(data_dir::random()?);
         Client::new(environment, config).map_err(refused)
     }
+}
 
-    fn token(&self, data: &DataDir, file: Option<&std::path::Path>) -> Result<Option<Token>> {
-        let path = match file {
-            Some(file) => file.to_owned(),
-            None if data.path("token").exists() => data.path("token"),
-            None => return Ok(None),
-        };
-        let text = fs::read_to_string(&path).map_err(|error| {
-            Failure::new(format!("read {}: {error}", path.display()))
+/// The token in a file.
+pub(crate) fn read_token(file: &Path) -> Result<Token> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        let failure = Failure::new(format!("read {}: {error}", file.display()));
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => failure
                 .reason("PermissionDenied")
-                .remedy("run as the user who started the cluster, or give another file with --token-file")
-        })?;
-        Token::new(&text).map(Some).context(format!("read {}", path.display()))
+                .remedy("run as the user who started the cluster, or give another file with --token-file"),
+            _ => failure.remedy("give the token's file with --token-file"),
+        }
+    })?;
+    Token::new(&text).context(format!("read {}", file.display()))
+}
+
+/// Refuses to send a token over a network that others may listen on. Servers refuse to be heard there, too.
+pub(crate) fn check_secrecy(servers: &[String]) -> Result<()> {
+    match servers.iter().find(|server| is_heard(server)) {
+        None => Ok(()),
+        Some(server) => Err(Failure::usage(
+            format!("{server} would carry the token in the clear to another machine"),
+            "write https://, or let a tunnel end at 127.0.0.1",
+        )),
     }
+}
+
+fn is_heard(server: &str) -> bool {
+    let Some(rest) = server.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let authority = authority.rsplit('@').next().unwrap_or(authority);
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    };
+    host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 const DISTRUST: &str = "give the certificate of the authority that signed the server's with --ca-file FILE, and ask \
@@ -148,4 +181,32 @@ pub(crate) fn refused(error: ClientError) -> Failure {
         failure = failure.remedy(remedy);
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_in_the_clear_stays_on_this_machine() {
+        for fine in [
+            "http://127.0.0.1:7070",
+            "http://127.3.2.1",
+            "http://[::1]:7070/",
+            "http://localhost:1",
+            "https://10.0.0.1",
+            "unix:///run/s.sock",
+        ] {
+            assert!(!is_heard(fine), "{fine}");
+        }
+        for heard in [
+            "http://10.0.0.1:7070",
+            "http://[fe80::1]:7070",
+            "http://example.org",
+            "http://127.0.0.1@example.org",
+            "http://127.0.0.1.example.org:7070",
+        ] {
+            assert!(is_heard(heard), "{heard}");
+        }
+    }
 }

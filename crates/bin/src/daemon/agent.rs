@@ -12,7 +12,6 @@ use steadfast_agent::guards::{GuardProgram, ProcessGuards};
 use steadfast_agent::host::{LocalHost, Preparer};
 use steadfast_agent::node_dir::NodeDir;
 use steadfast_agent::seams::SecretSource;
-use steadfast_api::auth::Token;
 use steadfast_api::client::{Client, ClientConfig};
 use steadfast_backends::embedded::store::MAX_VALUE_BYTES;
 use steadfast_backends::remote::RemoteDb;
@@ -22,7 +21,7 @@ use steadfast_core::metadata::MetadataCapabilities;
 
 use super::wiring::Wiring;
 use super::{Signals, engine_source, logging};
-use crate::cli::Global;
+use crate::cli::{Global, check_secrecy, read_token};
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Exit, Failure, Result};
 
@@ -150,11 +149,13 @@ fn client(
         Some(file) => file.clone(),
         None => data.path("tokens").join(options.node.as_str()),
     };
-    let text = std::fs::read_to_string(&file).map_err(|error| {
-        Failure::new(format!("read the node's token {}: {error}", file.display()))
-            .remedy("`steadfast up` makes one for each of its nodes; give another file with --token-file")
+    let token = read_token(&file).map_err(|failure| match global.remote.token_file {
+        Some(_) => failure,
+        None => failure.remedy(
+            "`steadfast up` makes a token for each of its nodes; give another file with --token-file",
+        ),
     })?;
-    let token = Token::new(&text).context(format!("read {}", file.display()))?;
+    check_secrecy(&servers)?;
     let mut config = ClientConfig::new(servers, cluster.clone(), Some(token));
     config.authorities = global.remote.authorities()?;
     Client::new(environment.clone(), config).map_err(crate::cli::refused)

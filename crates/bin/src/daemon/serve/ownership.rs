@@ -1,6 +1,7 @@
 //! Owning the store, or following whoever does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use steadfast_api::auth::Token;
 use steadfast_api::client::{Client, ClientConfig};
@@ -11,6 +12,7 @@ use steadfast_core::ids::{ClusterName, ServerId};
 use steadfast_core::metadata::MetadataCapabilities;
 
 use super::OWNERSHIP_ROUND;
+use crate::cli::read_token;
 use crate::config::ClusterConfig;
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Failure, Result};
@@ -25,6 +27,17 @@ pub(super) struct Stake {
     /// Whose certificates to trust, if not the system's.
     authorities: Option<Vec<u8>>,
     environment: Environment,
+}
+
+/// How long a server waits in silence for the owner to tell where it is.
+const SILENCE: Duration = Duration::from_secs(5);
+
+fn tell(last: &mut Option<String>, failure: &Failure, what: &str) {
+    let text = failure.to_string();
+    if last.as_ref() != Some(&text) {
+        tracing::error!(failure = text, "{what}; it is tried again");
+        *last = Some(text);
+    }
 }
 
 /// What became of an attempt.
@@ -49,19 +62,29 @@ impl Stake {
             endpoint: Endpoint::Url(url.to_owned()),
             pid: std::process::id(),
         };
-        let token = Token::new(&data.token_file("server-token")?).context("read the servers' token")?;
+        let token = read_token(&data.path("server-token"))?;
         let (data, cluster) = (data.clone(), config.cluster.clone());
         Ok(Stake { data, cluster, token, advert, authorities, environment })
     }
 
     /// The store to begin with: this server's own if it is free, else the owner's.
     pub(super) async fn first(&self) -> Result<SwitchDb> {
+        let begun = self.environment.clock().monotonic();
+        let mut told = false;
         loop {
             match self.turn()? {
                 Turn::Owner(store) => return Ok(SwitchDb::local(Arc::new(store))),
                 Turn::Follower(owner) => return Ok(SwitchDb::remote(Arc::new(self.follow(&owner)?))),
                 // The owner is about to tell, or about to be gone.
-                Turn::Nobody => self.environment.clock().sleep(OWNERSHIP_ROUND).await,
+                Turn::Nobody => {
+                    let clock = self.environment.clock();
+                    if !told && clock.monotonic().since(begun) > SILENCE {
+                        let folder = self.data.root().display();
+                        tracing::warn!(%folder, "a process holds the store and does not tell where it listens");
+                        told = true;
+                    }
+                    clock.sleep(OWNERSHIP_ROUND).await;
+                }
             }
         }
     }
@@ -76,6 +99,8 @@ impl Stake {
         let until = tasks.shutdown();
         tasks.spawn("ownership", async move {
             let mut followed = None;
+            // Said once: there are ten rounds a second.
+            let mut failed = None;
             while !until.is_requested() {
                 match self.turn() {
                     Ok(Turn::Owner(store)) => {
@@ -90,11 +115,11 @@ impl Stake {
                                 tracing::info!(owner = %owner.server_id, "the store is at another server");
                                 followed = Some(owner);
                             }
-                            Err(failure) => tracing::warn!(%failure, "cannot follow the store's owner"),
+                            Err(failure) => tell(&mut failed, &failure, "cannot follow the store's owner"),
                         }
                     }
-                    Ok(Turn::Follower(_) | Turn::Nobody) => {}
-                    Err(failure) => tracing::error!(%failure, "cannot take the store over"),
+                    Ok(Turn::Follower(_) | Turn::Nobody) => failed = None,
+                    Err(failure) => tell(&mut failed, &failure, "cannot take the store over"),
                 }
                 tokio::select! {
                     () = until.requested() => {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use steadfast_api::auth::{Principal, TokenDigest, TokenTable};
 use steadfast_core::Environment;
 
+use crate::cli::read_token;
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Failure, Result};
 
@@ -30,11 +31,21 @@ pub(super) fn follow(
     let (environment, tasks) = (environment.clone(), environment.tasks().clone());
     let until = tasks.shutdown();
     tasks.spawn("tokens", async move {
+        let mut told = None;
         while !until.is_requested() {
             match entries(&data, file.as_deref()) {
-                Ok(entries) => table.replace(entries),
+                Ok(entries) => {
+                    table.replace(entries);
+                    told = None;
+                }
                 // The table stays as it was.
-                Err(failure) => tracing::warn!(%failure, "tokens cannot be read"),
+                Err(failure) => {
+                    let text = failure.to_string();
+                    if told.as_ref() != Some(&text) {
+                        tracing::warn!(failure = text, "tokens cannot be read; those that were known stay");
+                        told = Some(text);
+                    }
+                }
             }
             tokio::select! {
                 () = until.requested() => {}
@@ -45,19 +56,18 @@ pub(super) fn follow(
 }
 
 fn entries(data: &DataDir, file: Option<&Path>) -> Result<Vec<(TokenDigest, Principal)>> {
-    let servers = (TokenDigest::of(&data.token_file("server-token")?), Principal::Server);
+    let servers = (read_token(&data.path("server-token"))?.digest(), Principal::Server);
     let mut entries = vec![servers];
     if let Some(file) = file {
         let text = fs::read_to_string(file).context(format!("read {}", file.display()))?;
         entries.extend(parse(&text, file)?);
         return Ok(entries);
     }
-    entries.push((TokenDigest::of(&data.token_file("token")?), Principal::Admin));
+    entries.push((read_token(&data.path("token"))?.digest(), Principal::Admin));
     for entry in fs::read_dir(data.path("tokens")).context("read the nodes' tokens")?.flatten() {
         // A draft that is being written has no node's name.
         let Some(node) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let text = fs::read_to_string(entry.path()).context(format!("read {}", entry.path().display()))?;
-        entries.push((TokenDigest::of(text.trim()), Principal::Node(node)));
+        entries.push((read_token(&entry.path())?.digest(), Principal::Node(node)));
     }
     Ok(entries)
 }
