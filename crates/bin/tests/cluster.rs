@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::cluster::Cluster;
 use common::{err, eventually, expect, out, run};
 use nix::sys::signal::{Signal, kill};
@@ -107,5 +109,71 @@ fn another_server_takes_the_store_over_when_its_owner_dies() {
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
     eventually("another owner", || cluster.owner().filter(|pid| *pid != first));
     eventually("an answer", || (run(data, &["list"]).status.code() == Some(0)).then_some(()));
+    cluster.until_ready();
+}
+
+#[test]
+fn what_users_have_in_their_environment_is_not_what_servers_and_agents_go_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let foreign = folder.path().join("token");
+    std::fs::write(&foreign, "somebody-elses-token\n").unwrap();
+    let cluster = Cluster::with_env(&[
+        ("STEADFAST_TOKEN_FILE", foreign.to_str().unwrap()),
+        ("STEADFAST_SERVER", "http://127.0.0.1:9"),
+        ("STEADFAST_CLUSTER", "elsewhere"),
+    ]);
+    expect(&cluster.run(&["list"]), 0);
+}
+
+#[test]
+fn a_folders_token_is_not_shown_to_other_servers() {
+    let cluster = Cluster::start(&[]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stranger = format!("http://{}", listener.local_addr().unwrap());
+    let heard = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        String::from_utf8_lossy(&request[..length]).to_lowercase()
+    });
+    let output = cluster.run(&["list", "--server", &stranger]);
+    let heard = heard.join().unwrap();
+    assert!(heard.starts_with("get /v1/") && !heard.contains("authorization"), "{heard}");
+    expect(&output, 1);
+    // Its own server is known by its address, too; and no token goes to another machine in the clear.
+    let endpoint = std::fs::read_to_string(cluster.data().join("servers/server-1/endpoint.json")).unwrap();
+    let endpoint: serde_json::Value = serde_json::from_str(&endpoint).unwrap();
+    expect(&cluster.run(&["list", "--server", endpoint["url"].as_str().unwrap()]), 0);
+    let token = cluster.data().join("token");
+    let output =
+        cluster.run(&["list", "--server", "http://192.0.2.1:7070", "--token-file", token.to_str().unwrap()]);
+    expect(&output, 64);
+    assert!(err(&output).contains("in the clear"), "{}", err(&output));
+}
+
+#[test]
+fn a_program_that_was_replaced_goes_on_with_the_one_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("steadfast");
+    let built = Path::new(env!("CARGO_BIN_EXE_steadfast"));
+    std::fs::copy(built, &program).unwrap();
+    let cluster = Cluster::of_program(&program);
+    let restarted = |what: &str| {
+        let before = cluster.agent("node-1").unwrap();
+        kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+        eventually(what, || cluster.agent("node-1").filter(|pid| *pid != before))
+    };
+    // As an installation does it: a new file takes the name.
+    let next = folder.path().join("next");
+    std::fs::copy(built, &next).unwrap();
+    std::fs::rename(&next, &program).unwrap();
+    let pid = restarted("an agent of the next build");
+    assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
+    std::fs::remove_file(&program).unwrap();
+    restarted("an agent of the build that runs");
     cluster.until_ready();
 }

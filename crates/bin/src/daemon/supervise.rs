@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -38,6 +39,25 @@ const LONG_LIFE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 const LOG_BYTES: u64 = 16 << 20;
+
+/// What says to commands of users whom to ask, and as whom. Servers and agents are told by their arguments, and an
+/// agent that took an administrator's token for its own could do nothing with it.
+const OF_USERS: [&str; 4] =
+    ["STEADFAST_SERVER", "STEADFAST_CLUSTER", "STEADFAST_TOKEN_FILE", "STEADFAST_CA_FILE"];
+
+/// This program: what lies where it was started from, which may be a newer build by now, or else the very file that
+/// runs, which has no name any more.
+fn this_program() -> Result<PathBuf> {
+    static STARTED_FROM: OnceLock<PathBuf> = OnceLock::new();
+    let path = match STARTED_FROM.get() {
+        Some(path) => path,
+        None => {
+            let path = std::env::current_exe().context("find this program")?;
+            STARTED_FROM.get_or_init(|| path)
+        }
+    };
+    Ok(if path.exists() { path.clone() } else { PathBuf::from("/proc/self/exe") })
+}
 
 impl Supervised {
     /// Keeps it alive until `stop` turns true, and ends it then.
@@ -100,10 +120,14 @@ impl Supervised {
     }
 
     fn start(&self) -> Result<Child> {
-        let program = std::env::current_exe().context("find this program")?;
+        let program = this_program()?;
         let log = open_log(&self.log)?;
         let error_log = log.try_clone().context("share the log")?;
-        Command::new(program)
+        let mut command = Command::new(program);
+        for variable in OF_USERS {
+            command.env_remove(variable);
+        }
+        command
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log)

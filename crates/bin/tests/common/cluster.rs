@@ -25,10 +25,37 @@ impl Cluster {
 
     /// So many nodes, and what the options say.
     pub(crate) fn of(nodes: usize, options: &[&str]) -> Cluster {
+        let command = |data: &Path| {
+            let mut command = steadfast(data);
+            command.arg("up").args(options);
+            command
+        };
+        Cluster::started(nodes, command)
+    }
+
+    /// Two nodes, started by a user with these variables.
+    pub(crate) fn with_env(variables: &[(&str, &str)]) -> Cluster {
+        Cluster::started(2, |data| {
+            let mut command = steadfast(data);
+            command.arg("up").envs(variables.iter().copied());
+            command
+        })
+    }
+
+    /// Two nodes of this very file.
+    pub(crate) fn of_program(program: &Path) -> Cluster {
+        Cluster::started(2, |_| {
+            let mut command = Command::new(program);
+            command.arg("up").stdin(Stdio::null());
+            command
+        })
+    }
+
+    fn started(nodes: usize, command: impl Fn(&Path) -> Command) -> Cluster {
         let folder = tempfile::Builder::new().prefix("sf").tempdir().unwrap();
         // A port of its own: tests run side by side, and so may a cluster of the developer's.
         let dns = free_dns();
-        let up = start_up(folder.path(), nodes, dns, options);
+        let up = start_up(folder.path(), nodes, dns, command(folder.path()));
         let cluster = Cluster { folder, up, dns, nodes };
         cluster.until_ready();
         cluster
@@ -58,7 +85,9 @@ impl Cluster {
 
     /// Another `up` on the same folder.
     pub(crate) fn start_up_again(&mut self) {
-        self.up = start_up(self.data(), self.nodes, self.dns, &[]);
+        let mut command = steadfast(self.data());
+        command.arg("up");
+        self.up = start_up(self.data(), self.nodes, self.dns, command);
     }
 
     /// The process that owns the store.
@@ -126,11 +155,12 @@ pub(crate) fn free_dns() -> SocketAddr {
     UdpSocket::bind("127.0.0.153:0").unwrap().local_addr().unwrap()
 }
 
-fn start_up(data: &Path, nodes: usize, dns: SocketAddr, options: &[&str]) -> Child {
+fn start_up(data: &Path, nodes: usize, dns: SocketAddr, mut command: Command) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(data.join("up.out")).unwrap();
-    steadfast(data)
-        .args(["up", "--nodes", &nodes.to_string(), "--dns", &dns.to_string()])
-        .args(options)
+    command
+        .arg("--data")
+        .arg(data)
+        .args(["--nodes", &nodes.to_string(), "--dns", &dns.to_string()])
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
