@@ -19,6 +19,7 @@ use steadfast_core::ids::{NodeName, ServiceName};
 use steadfast_core::model::{MemberPhase, NodeHealth, Role, ServiceState};
 
 use crate::cli::{Global, kill_node, refused, start_node};
+use crate::daemon::Signals;
 use crate::exit::{Exit, Failure, Result};
 use crate::lookup;
 use crate::output::{Format, Tone, note, paint_note};
@@ -58,7 +59,12 @@ pub(crate) async fn demo(global: &Global, options: &DemoOptions) -> Result<Exit>
         Some(engine) => vec![engine],
         None => vec![Engine::Redis, Engine::Postgresql],
     };
-    let cluster = Cluster::start(global).await?;
+    // From here on an end that is asked for leaves nothing behind.
+    let mut signals = Signals::new()?;
+    let Some(cluster) = Cluster::start(global, &mut signals).await? else {
+        note("interrupted");
+        return Ok(Exit::Detached);
+    };
     let run = async {
         let mut exit = Exit::Done;
         for engine in &engines {
@@ -72,7 +78,7 @@ pub(crate) async fn demo(global: &Global, options: &DemoOptions) -> Result<Exit>
     };
     let ended = tokio::select! {
         ended = run => ended,
-        _ = tokio::signal::ctrl_c() => {
+        () = signals.any() => {
             note("interrupted");
             Ok(Exit::Detached)
         }

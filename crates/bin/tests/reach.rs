@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use common::cluster::{Cluster, free_dns, has_redis};
-use common::{err, expect, out, run, steadfast};
+use common::{err, eventually, expect, out, run, steadfast};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn a_drop_in_is_printed_written_below_a_root_or_refused_with_a_remedy() {
@@ -137,5 +139,20 @@ fn a_demonstration_that_is_kept_says_how_to_end_it() {
     expect(&down, 0);
     for lock in ["up.lock", "servers/server-1/lock", "nodes/node-1/agent.lock", "nodes/node-2/agent.lock"] {
         assert!(!steadfast_lock::is_held(&data.join(lock)).unwrap(), "{lock} is still held");
+    }
+}
+
+#[test]
+fn a_demonstration_that_is_interrupted_early_leaves_nothing_running() {
+    let folder = tempfile::Builder::new().prefix("sf").tempdir().unwrap();
+    let data = folder.path().join("d");
+    let mut demo = steadfast(&data).args(["demo", "--engine", "redis"]).spawn().unwrap();
+    let lock = data.join("up.lock");
+    eventually("`up` has begun", || (lock.exists() && steadfast_lock::is_held(&lock).unwrap()).then_some(()));
+    kill(Pid::from_raw(i32::try_from(demo.id()).unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    for lock in ["up.lock", "servers/server-1/lock", "nodes/node-1/agent.lock", "nodes/node-3/agent.lock"] {
+        let path = data.join(lock);
+        assert!(!path.exists() || !steadfast_lock::is_held(&path).unwrap(), "{lock} is still held");
     }
 }

@@ -1,7 +1,7 @@
 //! The cluster of the demonstration: one that runs already, or one of its own that goes with it.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use steadfast_api::client::Client;
 use tokio::process::{Child, Command};
 
 use super::step;
-use crate::cli::Global;
+use crate::cli::{Global, RemoteOptions};
 use crate::config::ClusterConfig;
-use crate::daemon::up;
+use crate::daemon::{Signals, up};
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Failure, Result};
 use crate::output::note;
@@ -33,8 +33,9 @@ pub(super) struct Cluster {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Cluster {
-    /// The running cluster of the folder that was named, or else a new one.
-    pub(super) async fn start(global: &Global) -> Result<Cluster> {
+    /// The running cluster of the folder that was named, or else a new one. None: it was told to end meanwhile, and
+    /// what it had started is gone.
+    pub(super) async fn start(global: &Global, signals: &mut Signals) -> Result<Option<Cluster>> {
         let (folder, temporary) = match &global.data {
             Some(folder) => (folder.clone(), None),
             None => {
@@ -44,23 +45,32 @@ impl Cluster {
         };
         let data = DataDir::locate(Some(&folder))?;
         let runs = steadfast_lock::is_held(&data.path("up.lock")).context("look for a running `up`")?;
-        let child = if runs {
+        let mut child = if runs {
             step(&format!("using the cluster in {}", data.root().display()));
             None
         } else {
             step(&format!("starting a cluster of 3 nodes in {}", folder.display()));
             Some(start_up(&folder)?)
         };
-        let global = Global { data: Some(folder.clone()), ..global.clone() };
-        let mut cluster = match ready(&global, child).await {
-            Ok(cluster) => cluster,
-            Err(failure) => {
-                let log = folder.join("up.log");
-                return Err(failure.remedy(format!("look into {}", log.display())));
-            }
+        // Nodes are killed in this folder: no other cluster can be meant, whatever the environment says.
+        let remote = RemoteOptions::default();
+        let global = Global { data: Some(folder.clone()), remote, ..global.clone() };
+        let found = tokio::select! {
+            found = ready(&global, &mut child) => Some(found),
+            () = signals.any() => None,
         };
-        cluster.temporary = temporary;
-        Ok(cluster)
+        match found {
+            Some(Ok((data, config, client))) => Ok(Some(Cluster { data, config, client, child, temporary })),
+            Some(Err(failure)) => {
+                stop_up(child).await?;
+                Err(failure.remedy(format!("look into {}", folder.join("up.log").display())))
+            }
+            None => {
+                stop_up(child).await?;
+                remove(temporary)?;
+                Ok(None)
+            }
+        }
     }
 
     /// Shows what may explain a failure.
@@ -88,17 +98,24 @@ impl Cluster {
 
     /// Stops what was started here, and removes what was made here.
     pub(super) async fn stop(self) -> Result<()> {
-        let Some(child) = self.child else { return Ok(()) };
-        step("stopping the cluster");
-        stop_up(child).await?;
-        if let Some(folder) = self.temporary {
-            std::fs::remove_dir_all(&folder).context(format!("remove {}", folder.display()))?;
+        if self.child.is_some() {
+            step("stopping the cluster");
         }
-        Ok(())
+        stop_up(self.child).await?;
+        remove(self.temporary)
     }
 }
 
-async fn stop_up(mut child: Child) -> Result<()> {
+fn remove(temporary: Option<PathBuf>) -> Result<()> {
+    match temporary {
+        Some(folder) => std::fs::remove_dir_all(&folder).context(format!("remove {}", folder.display())),
+        None => Ok(()),
+    }
+}
+
+/// Ends an `up` that was started here, in order.
+async fn stop_up(child: Option<Child>) -> Result<()> {
+    let Some(mut child) = child else { return Ok(()) };
     let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
     // Not reaped yet, so the number is still its own.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
@@ -125,6 +142,7 @@ fn start_up(folder: &PathBuf) -> Result<Child> {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
+        .mode(0o600)
         .open(folder.join("up.log"))
         .context("open the log of `up`")?;
     let error_log = log.try_clone().context("share the log")?;
@@ -153,10 +171,10 @@ fn dns_address() -> Result<SocketAddr> {
         .context("find a free port for DNS")
 }
 
-async fn ready(global: &Global, mut child: Option<Child>) -> Result<Cluster> {
+async fn ready(global: &Global, child: &mut Option<Child>) -> Result<(DataDir, ClusterConfig, Client)> {
     let begun = Instant::now();
     loop {
-        if let Some(child) = &mut child
+        if let Some(child) = child
             && let Some(status) = child.try_wait().context("look at `up`")?
         {
             return Err(Failure::new(format!("`up` ended at once ({status})")));
@@ -168,13 +186,10 @@ async fn ready(global: &Global, mut child: Option<Child>) -> Result<Cluster> {
             if let Ok(nodes) = client.nodes().await
                 && nodes.len() >= up::living_nodes(&data)?
             {
-                return Ok(Cluster { data, config, client, child, temporary: None });
+                return Ok((data, config, client));
             }
         }
         if begun.elapsed() > PATIENCE {
-            if let Some(child) = child {
-                stop_up(child).await?;
-            }
             return Err(Failure::new(format!("the cluster is not ready after {PATIENCE:?}")));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
