@@ -4,9 +4,17 @@
 //! promotion of another exclude each other. A term is raised before anyone is asked how far they are; what is
 //! asked answers under that term, having stopped following the old primary.
 
+use std::time::Duration;
+
 use super::{Action, Facts, GroupMembers, MemberFacts, Plan, RoleChange, Wait};
 use crate::ids::MemberName;
-use crate::model::{Durability, FailoverMode, Leadership, Position, Reason, Role, RolePhase, RoleState};
+use crate::model::{
+    Durability, FailoverMode, Leadership, MemberStatus, Position, Reason, Role, RolePhase, RoleState,
+};
+
+/// How long the winner of an election may take to lead while its engine runs, at least. A promotion waits for disks
+/// and may take longer than `promote_after`: another election would only undo it, and the next one that one.
+const TAKE_OVER: Duration = Duration::from_secs(60);
 
 /// A member that has answered under the newest term.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +138,12 @@ fn change(
     })
 }
 
+/// Whether the winner of an election runs, and is not yet confirmed under its term.
+fn takes_over(role: &RoleState, status: Option<&MemberStatus>) -> bool {
+    role.previous.is_some()
+        && status.is_some_and(|status| status.incarnation.is_some() && status.role_term < role.term)
+}
+
 fn confirm_first(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut Plan) {
     if leads(role, member(group, role.leader.as_ref())) {
         let state = RoleState { phase: RolePhase::Led, ..role.clone() };
@@ -145,7 +159,12 @@ fn watch_leader(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan:
     }
     let failover = &facts.revision.spec.failover;
     let down_for = facts.leader_down_for.get(group.name).copied().unwrap_or_default();
-    if down_for < failover.promote_after.0 {
+    let patience = if takes_over(role, found.and_then(|member| member.status.as_ref())) {
+        failover.promote_after.0.max(TAKE_OVER)
+    } else {
+        failover.promote_after.0
+    };
+    if down_for < patience {
         return;
     }
     // A leader of which nothing is known may be serving: taking its replicas away would be the outage.
@@ -243,6 +262,7 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::RoleTerm;
 
     fn survivor(name: &str, offset: u64) -> Survivor {
         Survivor { member: name.parse().unwrap(), position: Position { timeline: 1, offset } }
@@ -288,5 +308,40 @@ mod tests {
             Promotion::Promote(name("db-2"))
         );
         assert!(matches!(promotion(Some(&old), 2, 0, Durability::Available, &[]), Promotion::Unproven(_)));
+    }
+
+    #[test]
+    fn a_winner_that_runs_is_given_time_to_take_over() {
+        let status = |running: bool, term: u64| MemberStatus {
+            epoch: Default::default(),
+            generation: Default::default(),
+            revision: Default::default(),
+            incarnation: running.then(|| "e1".parse().unwrap()),
+            phase: crate::model::MemberPhase::Serving,
+            role: Role::Replica,
+            role_term: RoleTerm(term),
+            follows: None,
+            ready: false,
+            position: None,
+            lag: None,
+            restarts: 0,
+            blocked: None,
+        };
+        let role = |previous: Option<&str>| RoleState {
+            term: RoleTerm(3),
+            phase: RolePhase::Led,
+            leader: Some(name("db-1")),
+            previous: previous.map(name),
+            since: Default::default(),
+        };
+        let elected = role(Some("db-0"));
+        assert!(takes_over(&elected, Some(&status(true, 2))));
+        assert!(!takes_over(&elected, Some(&status(false, 2))), "its engine is down");
+        assert!(
+            !takes_over(&elected, Some(&status(true, 3))),
+            "it was confirmed, and does not lead any more"
+        );
+        assert!(!takes_over(&elected, None));
+        assert!(!takes_over(&role(None), Some(&status(true, 0))), "it is the first");
     }
 }
