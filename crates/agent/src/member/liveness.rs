@@ -31,6 +31,11 @@ impl Liveness {
         }
     }
 
+    /// How long it has shown no sign of life.
+    pub(crate) fn quiet(&self) -> Duration {
+        self.quiet
+    }
+
     /// What is wrong, if the engine has shown no sign of life for too long: until its first answer `start`, and
     /// `liveness` from then on.
     pub(crate) fn complaint(&self, start: Duration, liveness: Duration) -> Option<String> {

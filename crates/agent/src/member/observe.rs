@@ -17,6 +17,8 @@ use crate::guard::GuardStatus;
 const CONFIRM_AGAIN: Duration = Duration::from_secs(30);
 /// How long a change of role may take before it is tried again.
 const ROLE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long an engine may be silent before users are told.
+const WORTH_A_WORD: Duration = Duration::from_secs(3);
 /// How often disks are looked at.
 const LOOK_AT_DISKS: Duration = Duration::from_secs(5);
 
@@ -175,13 +177,16 @@ impl MemberTask {
         let recovering = view
             .recovering
             .map(|progress| (Reason::EngineRecovering, format!("the engine recovers; it is at {progress}")));
+        // Nothing waits silently; no sign of a recovery either, so that whoever decides on failover may go on.
+        let silent = (!view.alive && live.liveness.quiet() >= WORTH_A_WORD)
+            .then(|| (Reason::EngineUnhealthy, "the engine runs, and does not answer".to_owned()));
         self.status.role = view.role;
         self.status.role_term = term.unwrap_or_default();
         self.status.follows = follows;
         self.status.ready = view.alive && view.ready && in_role;
         self.status.position = view.position.or(self.status.position);
         self.status.lag = view.lag;
-        self.status.blocked = disk.or_else(|| view.problem.clone()).or(blocked).or(recovering);
+        self.status.blocked = disk.or_else(|| view.problem.clone()).or(blocked).or(recovering).or(silent);
         let (now, timers) = (self.now(), self.parts().config.timers);
         if self.status.ready {
             self.restarts.well(now, &timers);
