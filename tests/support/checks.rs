@@ -23,6 +23,13 @@ pub struct Member {
     pub volumes: BTreeSet<String>,
 }
 
+impl Identity {
+    /// The members by name.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &Member)> {
+        self.members.iter().map(|(name, member)| (name.as_str(), member))
+    }
+}
+
 impl Cluster {
     /// What makes the members of a service themselves, now.
     pub fn identity(&self, service: &str) -> Identity {

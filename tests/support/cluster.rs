@@ -3,6 +3,7 @@
 //! Dropping it ends it and asserts that nothing is left of it. If the test has failed it prints what may explain
 //! that, and ends it without asking.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -39,6 +40,10 @@ pub struct Cluster {
     address: Ipv4Addr,
     layout: Layout,
     up: Option<Child>,
+    /// What a test has mounted below the folder.
+    mounts: Vec<PathBuf>,
+    /// The services that were created.
+    created: RefCell<BTreeSet<String>>,
 }
 
 /// What a command has answered.
@@ -76,7 +81,7 @@ impl Cluster {
 
     /// The folder and the addresses of a cluster that does not run yet.
     pub fn prepare(layout: Layout) -> Cluster {
-        let folder = tempfile::Builder::new().prefix("sf.").tempdir().unwrap();
+        let folder = tempfile::Builder::new().prefix("st.").tempdir().unwrap();
         // Engines of another user pass through it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
         let data = folder.path().join("d");
@@ -84,7 +89,15 @@ impl Cluster {
         let pid = std::process::id().to_be_bytes();
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 48;
         let address = Ipv4Addr::new(127, 200 + number, pid[2], pid[3].clamp(1, 254));
-        Cluster { folder: Some(folder), data, address, layout, up: None }
+        Cluster {
+            folder: Some(folder),
+            data,
+            address,
+            layout,
+            up: None,
+            mounts: Vec::new(),
+            created: RefCell::default(),
+        }
     }
 
     /// Starts `steadfast up`, and waits until every node that shall live is ready.
@@ -171,6 +184,11 @@ impl Cluster {
             }
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
+    }
+
+    /// Takes note of something mounted below the folder, to be unmounted at the end.
+    pub fn mounted(&mut self, path: PathBuf) {
+        self.mounts.push(path);
     }
 
     /// The process of `up`.
@@ -263,11 +281,6 @@ impl Cluster {
         nodes.items.into_iter().find(|node| node.name.as_str() == name).unwrap()
     }
 
-    /// The services, deleted ones included.
-    pub fn services(&self) -> Vec<ServiceView> {
-        self.json::<Items<ServiceView>>(&["list"]).items
-    }
-
     /// How to reach a service.
     pub fn connect(&self, service: &str) -> ConnectView {
         self.json(&["connect", service, "--uri"])
@@ -286,6 +299,7 @@ impl Cluster {
     /// Creates a service, and waits until it is healthy.
     pub fn create(&self, name: &str, blueprint: &str, arguments: &[&str]) -> ServiceView {
         let create = ["create", name, "--blueprint", blueprint, "--wait", "--timeout", "3m"];
+        self.created.borrow_mut().insert(name.to_owned());
         self.ok(create.iter().chain(arguments));
         until(&format!("{name} is healthy"), || {
             let view = self.service(name);
@@ -328,12 +342,13 @@ impl Cluster {
     /// Ends it in order, and says what is left of it.
     fn end(&mut self) -> Vec<String> {
         let mut left = Vec::new();
-        let records: Result<Items<ServiceView>, String> = self.try_json(&["list"]);
-        let known: BTreeSet<String> = records
-            .map(|list| list.items)
-            .unwrap_or_default()
-            .iter()
-            .flat_map(|view| view.volumes.iter().map(ToString::to_string))
+        // Deleted ones too: their volumes are kept.
+        let created = self.created.take();
+        let services = created.iter().map(|name| self.try_json::<ServiceView>(&["get", name]));
+        let known: BTreeSet<String> = services
+            .map(Result::unwrap)
+            .flat_map(|view| view.volumes)
+            .map(|volume| volume.to_string())
             .collect();
         let found: BTreeSet<String> = fs::read_dir(self.data.join("volumes"))
             .into_iter()
@@ -370,15 +385,26 @@ impl Drop for Cluster {
         }
         let left = if failed || self.up.is_none() { Vec::new() } else { self.end() };
         self.kill_rounds();
+        for mounted in self.mounts.drain(..) {
+            let gone = nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH);
+            assert!(failed || gone.is_ok(), "unmount {}: {gone:?}", mounted.display());
+        }
         if let Some(folder) = self.folder.take() {
             if failed && std::env::var_os("KEEP").is_some() {
                 eprintln!("kept: {}", folder.keep().display());
             } else {
-                folder.close().unwrap();
+                let closed = folder.close();
+                assert!(failed || closed.is_ok(), "{closed:?}");
             }
         }
         assert!(left.is_empty(), "something is left: {left:#?}");
     }
+}
+
+/// A range of loopback addresses with a prefix of this length, and no other test's.
+pub fn range(prefix: u8) -> String {
+    let pid = std::process::id().to_be_bytes();
+    format!("127.{}.{}.{}/{prefix}", 194 + pid[1] % 6, pid[2], (pid[3] & 0b1111_1100).clamp(4, 248))
 }
 
 /// The program under test: `STEADFAST_BIN`, or the one beside the tests' own folder.

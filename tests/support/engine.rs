@@ -18,6 +18,8 @@ pub struct Engine {
     pub program: &'static str,
     /// Whether Steadfast decides who leads.
     pub led_by_us: bool,
+    /// What the engine cannot run without, below the folder of its volume.
+    pub precious: &'static str,
     /// Connects a client, with what the engine's own client would take from its environment.
     pub open: Open,
 }

@@ -2,6 +2,7 @@
 //! and the engines' own clients, and looked at from outside.
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -13,10 +14,12 @@ pub mod cluster;
 pub mod dns;
 pub mod engine;
 pub mod guards;
+pub mod postgresql;
 pub mod process;
 pub mod redis;
 pub mod scenarios;
 pub mod writer;
+pub mod zookeeper;
 
 use std::time::{Duration, Instant};
 

@@ -10,6 +10,7 @@ pub const REDIS: Engine = Engine {
     port: 6379,
     program: "redis-server",
     led_by_us: true,
+    precious: "redis/appendonlydir",
     open: |address, env| {
         let session = Redis::open(address, env.get("REDISCLI_AUTH").map(String::as_str))?;
         Ok(Box::new(session))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::engine::{Engine, Session};
@@ -60,7 +60,6 @@ impl Target {
 #[derive(Debug, Default)]
 struct Record {
     acknowledged: BTreeSet<u64>,
-    last: Option<Instant>,
     broken: u32,
     last_error: Option<String>,
     stop: bool,
@@ -76,11 +75,23 @@ pub struct Writer {
 impl Writer {
     /// Begins to write, and returns once some writes are acknowledged.
     pub fn start(cluster: &Cluster, engine: &'static Engine, service: &str) -> Writer {
+        Writer::after(cluster, engine, service, BTreeSet::new())
+    }
+
+    /// As [`start`](Self::start), going on from what an earlier one got acknowledged.
+    pub fn after(
+        cluster: &Cluster,
+        engine: &'static Engine,
+        service: &str,
+        acknowledged: BTreeSet<u64>,
+    ) -> Writer {
         let target = Target::of(cluster, engine, service);
-        let record = Arc::new(Mutex::new(Record::default()));
+        // What the earlier one tried last may be there, too.
+        let first = acknowledged.last().map_or(1, |last| last + 1_000);
+        let record = Arc::new(Mutex::new(Record { acknowledged, ..Record::default() }));
         let thread = std::thread::spawn({
             let (target, record) = (target.clone(), Arc::clone(&record));
-            move || write(&target, &record)
+            move || write(&target, &record, first)
         });
         let writer = Writer { target, record, thread: Some(thread) };
         writer.goes_on();
@@ -150,7 +161,7 @@ pub fn check(target: &Target, acknowledged: &BTreeSet<u64>) {
     );
 }
 
-fn write(target: &Target, record: &Mutex<Record>) {
+fn write(target: &Target, record: &Mutex<Record>, first: u64) {
     let with =
         |change: &dyn Fn(&mut Record)| change(&mut record.lock().unwrap_or_else(PoisonError::into_inner));
     let failed = |error: String| {
@@ -162,7 +173,7 @@ fn write(target: &Target, record: &Mutex<Record>) {
     };
     let mut session: Option<Box<dyn Session>> = None;
     // Never the same number twice: a write whose outcome is not known stays unknown.
-    for number in 1.. {
+    for number in first.. {
         if record.lock().unwrap_or_else(PoisonError::into_inner).stop {
             return;
         }
@@ -177,7 +188,6 @@ fn write(target: &Target, record: &Mutex<Record>) {
             Ok(()) => {
                 with(&|record| {
                     record.acknowledged.insert(number);
-                    record.last = Some(Instant::now());
                 });
                 session = Some(current);
                 std::thread::sleep(PACE);

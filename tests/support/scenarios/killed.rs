@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
-use steadfast_core::model::MemberPhase;
+use steadfast_core::model::NodeHealth;
 
 use super::{SERVICE, Stage};
 use crate::support::cluster::Cluster;
@@ -27,7 +27,7 @@ pub fn an_engine_that_is_killed_is_started_again_in_place(engine: &'static Engin
     let before = stage.cluster.leader(SERVICE);
     let guard = stage.cluster.guard(before.name.as_str());
     process::signal(guard.engine(), Signal::SIGKILL);
-    let after = new_life(&stage, before.name.as_str(), &guard.incarnation);
+    let after = stage.new_life(before.name.as_str(), &guard.incarnation);
     assert_eq!((after.node, after.epoch), (before.node, before.epoch), "it is where it was");
     stage.end();
 }
@@ -37,7 +37,7 @@ pub fn a_guard_that_is_killed_takes_its_engine_along(engine: &'static Engine) {
     let before = stage.cluster.leader(SERVICE);
     let guard = stage.cluster.guard(before.name.as_str());
     process::signal(guard.guard_pid, Signal::SIGKILL);
-    let after = new_life(&stage, before.name.as_str(), &guard.incarnation);
+    let after = stage.new_life(before.name.as_str(), &guard.incarnation);
     assert_eq!(after.node, before.node, "it is where it was");
     assert!(!process::runs(guard.engine()), "its engine is gone");
     stage.end();
@@ -45,7 +45,7 @@ pub fn a_guard_that_is_killed_takes_its_engine_along(engine: &'static Engine) {
 
 pub fn an_agent_that_is_killed_is_replaced_under_load_and_no_engine_notices(engine: &'static Engine) {
     let stage = Stage::new(engine);
-    let lives = lives(&stage.cluster);
+    let lives = stage.lives();
     let broken = stage.writer.broken();
     for node in ["node-1", "node-2", "node-3"] {
         let agent = stage.cluster.agent_pid(node);
@@ -58,13 +58,13 @@ pub fn an_agent_that_is_killed_is_replaced_under_load_and_no_engine_notices(engi
     stage.cluster.is_up();
     stage.writer.goes_on();
     assert_eq!(stage.writer.broken(), broken, "no write has failed");
-    assert_eq!(self::lives(&stage.cluster), lives, "every engine is the same process as before");
+    assert_eq!(stage.lives(), lives, "every engine is the same process as before");
     stage.end();
 }
 
 pub fn a_server_that_is_killed_is_replaced_and_no_engine_notices(engine: &'static Engine) {
     let stage = Stage::new(engine);
-    let lives = lives(&stage.cluster);
+    let lives = stage.lives();
     let broken = stage.writer.broken();
     let server = stage.cluster.server_pid("server-1");
     process::signal(server, Signal::SIGKILL);
@@ -75,7 +75,7 @@ pub fn a_server_that_is_killed_is_replaced_and_no_engine_notices(engine: &'stati
     stage.cluster.is_up();
     stage.writer.goes_on();
     assert_eq!(stage.writer.broken(), broken, "no write has failed");
-    assert_eq!(self::lives(&stage.cluster), lives, "every engine is the same process as before");
+    assert_eq!(stage.lives(), lives, "every engine is the same process as before");
     stage.end();
 }
 
@@ -84,8 +84,43 @@ pub fn a_member_whose_node_is_killed_comes_back_as_itself_elsewhere(engine: &'st
     let before = stage.cluster.leader(SERVICE);
     let node = before.node.clone().unwrap();
     stage.cluster.ok(["node", "kill", node.as_str()]);
-    let after = elsewhere(&stage.cluster, before.name.as_str(), node.as_str());
+    let after = stage.elsewhere(before.name.as_str(), node.as_str());
     assert!(after.epoch > before.epoch, "{before:?}, {after:?}");
+    stage.end();
+}
+
+pub fn a_node_that_comes_back_after_its_member_has_moved_leaves_it_alone(engine: &'static Engine) {
+    let stage = Stage::new(engine);
+    let before = stage.cluster.leader(SERVICE);
+    let node = before.node.clone().unwrap();
+    stage.cluster.ok(["node", "kill", node.as_str()]);
+    let moved = stage.elsewhere(before.name.as_str(), node.as_str());
+    let life = stage.cluster.guard(before.name.as_str());
+    stage.cluster.ok(["node", "start", node.as_str()]);
+    until(&format!("{node} is back"), || match stage.cluster.node(node.as_str()).health {
+        NodeHealth::Ready => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    stage.writer.goes_on();
+    stage.cluster.settled(&stage.identity);
+    let after = stage.member(before.name.as_str());
+    assert_eq!((after.node, after.epoch), (moved.node, moved.epoch), "it stays where it has moved to");
+    assert_eq!(stage.cluster.guard(before.name.as_str()), life, "it is the same life");
+    stage.end();
+}
+
+pub fn a_node_that_is_killed_while_a_member_moves_to_it_is_survived_too(engine: &'static Engine) {
+    let stage = Stage::on(Cluster::of_nodes(5), engine, &[]);
+    let before = stage.cluster.leader(SERVICE);
+    let first = before.node.clone().unwrap();
+    stage.cluster.ok(["node", "kill", first.as_str()]);
+    let second = until("the member has another node", || match stage.member(before.name.as_str()).node {
+        Some(node) if node != first => Ok(node),
+        other => Err(format!("{other:?}")),
+    });
+    stage.cluster.ok(["node", "kill", second.as_str()]);
+    let after = stage.elsewhere(before.name.as_str(), second.as_str());
+    assert_ne!(after.node.as_ref(), Some(&first), "that one is dead");
     stage.end();
 }
 
@@ -94,37 +129,4 @@ pub fn everything_killed_at_once_comes_back_with_the_next_up(engine: &'static En
     stage.cluster.kill_everything();
     stage.cluster.up();
     stage.end();
-}
-
-/// Waits until another life of the member's engine serves.
-pub fn new_life(stage: &Stage, member: &str, old: &str) -> steadfast_core::control::MemberView {
-    until(&format!("{member} serves in another life"), || {
-        let view = stage.cluster.member(SERVICE, member);
-        let another = view.incarnation.as_ref().is_some_and(|life| life.as_str() != old);
-        if another && view.phase == MemberPhase::Serving && view.ready {
-            Ok(view)
-        } else {
-            Err(format!("{view:?}"))
-        }
-    })
-}
-
-/// Waits until the member serves on another node.
-pub fn elsewhere(cluster: &Cluster, member: &str, node: &str) -> steadfast_core::control::MemberView {
-    until(&format!("{member} serves elsewhere than on {node}"), || {
-        let view = cluster.member(SERVICE, member);
-        let moved = view.node.as_ref().is_some_and(|now| now.as_str() != node);
-        if moved && view.phase == MemberPhase::Serving && view.ready && !view.stale {
-            Ok(view)
-        } else {
-            Err(format!("{view:?}"))
-        }
-    })
-}
-
-/// The process of every member's engine, with its time of start.
-pub fn lives(cluster: &Cluster) -> Vec<(i32, Option<u64>)> {
-    let members = cluster.service(SERVICE).members;
-    let engines = members.iter().map(|member| cluster.guard(member.name.as_str()).engine());
-    engines.map(|pid| (pid, process::started(pid))).collect()
 }
