@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test bench fuzz docs install-engines install-test-deps
+.PHONY: help demo test test-e2e bench fuzz docs install-engines install-test-deps
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -18,6 +18,11 @@ demo: ## Kill a node under a database and watch the member come back as itself (
 
 test: install-test-deps ## Everything this machine permits, and a list of what it does not
 	@scripts/test
+
+# Clusters of real engines, every process of them killed, stopped and starved: the longest suites, on their own.
+test-e2e: install-test-deps ## The end-to-end suites: about 20 minutes
+	cargo build --locked --workspace --bins
+	cargo nextest run --locked --package steadfast-workspace --all-features --no-fail-fast
 
 bench: ## The benchmarks (results with the machine named: docs/benchmarks.md)
 	cargo bench --locked --workspace
