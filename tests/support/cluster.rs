@@ -30,11 +30,16 @@ pub struct Layout {
     pub servers: u16,
     /// Changes of the cluster's configuration.
     pub config: Vec<(&'static str, Value)>,
+    /// The user and group to run everything as, if this process is root's.
+    pub user: Option<(u32, u32)>,
+    /// Where the DNS server listens, if that matters.
+    pub dns: Option<SocketAddr>,
 }
 
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
+    program: PathBuf,
     folder: Option<tempfile::TempDir>,
     data: PathBuf,
     address: Ipv4Addr,
@@ -85,11 +90,20 @@ impl Cluster {
         // Engines of another user pass through it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
         let data = folder.path().join("d");
+        let mut program = program();
+        if let Some((user, group)) = layout.user {
+            std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
+            // Its own place may be closed to others.
+            let copy = folder.path().join("steadfast");
+            fs::copy(&program, &copy).unwrap();
+            program = copy;
+        }
         // An address that no other test has: processes have different numbers, clusters of one process, too.
         let pid = std::process::id().to_be_bytes();
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 48;
         let address = Ipv4Addr::new(127, 200 + number, pid[2], pid[3].clamp(1, 254));
         Cluster {
+            program,
             folder: Some(folder),
             data,
             address,
@@ -210,12 +224,21 @@ impl Cluster {
 
     /// Where the DNS server listens.
     pub fn dns(&self) -> SocketAddr {
-        SocketAddr::from((self.address, 5353))
+        self.layout.dns.unwrap_or(SocketAddr::from((self.address, 5353)))
+    }
+
+    /// A program that is run as the cluster's user.
+    pub fn as_user(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        if let Some((user, group)) = self.layout.user {
+            command.uid(user).gid(group).current_dir("/").env("HOME", self.data.parent().unwrap());
+        }
+        command
     }
 
     /// The command line of this cluster.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(program());
+        let mut command = self.as_user(&self.program);
         // What the user who runs the tests has set is not meant for them.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("STEADFAST_") {
