@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use futures::future;
+
 use super::admit::Admitted;
 use super::change::internal;
 use super::{Control, ControlError, ControlResult, Guard};
@@ -104,16 +106,20 @@ impl Control {
             created_at: now,
         };
         let records = self.store.records();
-        // Created or there already: all of these are decided by the service's identity alone.
-        let _there: WriteOutcome = records
-            .create(&records.key(["blueprints", &resolved.blueprint.digest])?, &resolved.stored)
-            .await?;
-        let _there: WriteOutcome =
-            records.create(&self.store.revision_key(&id, revision.revision)?, &revision).await?;
-        for name in &resolved.secrets {
+        let blueprint_key = records.key(["blueprints", &resolved.blueprint.digest])?;
+        let revision_key = self.store.revision_key(&id, revision.revision)?;
+        let secrets = resolved.secrets.iter().map(async |name| {
             let sealed = self.keys.seal(&id, name, &self.env.entropy().token())?;
-            let _there: WriteOutcome = records.create(&self.store.secret_key(&id, name)?, &sealed).await?;
-        }
+            records.create(&self.store.secret_key(&id, name)?, &sealed).await
+        });
+        // Created or there already: all of these are decided by the service's identity alone. At once, so that a
+        // durable store flushes once.
+        let _there: (WriteOutcome, WriteOutcome, Vec<WriteOutcome>) = future::try_join3(
+            records.create(&blueprint_key, &resolved.stored),
+            records.create(&revision_key, &revision),
+            future::try_join_all(secrets),
+        )
+        .await?;
         let groups: BTreeMap<_, _> = resolved
             .groups
             .iter()

@@ -182,26 +182,12 @@ impl Observer {
     /// # Errors
     /// What the store says.
     pub async fn glances(&self, after: Option<&str>, limit: usize) -> Result<Vec<Snapshot>> {
-        let mut services = self.store.services().await?;
-        services.retain(|found| {
-            !found.body.deleted && after.is_none_or(|after| found.body.name.as_str() > after)
-        });
-        services.truncate(limit);
-        // Few are read one by one, many with one scan of all members.
-        let mut members: Option<BTreeMap<ServiceName, Vec<Versioned<Member>>>> = None;
-        if services.len() > 8 {
-            let mut by_service: BTreeMap<ServiceName, Vec<Versioned<Member>>> = BTreeMap::new();
-            for member in self.store.all_members().await? {
-                by_service.entry(member.body.service.clone()).or_default().push(member);
-            }
-            members = Some(by_service);
-        }
+        let services = self.store.live_services(after, limit).await?;
+        let names: Vec<ServiceName> = services.iter().map(|found| found.body.name.clone()).collect();
+        let mut members = self.store.members_of(&names).await?;
         let mut snapshots = Vec::new();
         for service in services {
-            let own = match &mut members {
-                Some(by_service) => by_service.remove(&service.body.name).unwrap_or_default(),
-                None => self.store.members(&service.body.name).await?,
-            };
+            let own = members.remove(service.body.name.as_str()).unwrap_or_default();
             snapshots.extend(self.assemble(service, own).await?);
         }
         Ok(snapshots)
