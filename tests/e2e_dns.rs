@@ -66,7 +66,10 @@ fn dig_finds_what_is_there_and_is_told_what_is_not() {
         has(&answer, &["status: NOERROR", " aa", address]);
         let record = answer.lines().find(|line| line.ends_with(address)).unwrap();
         assert_eq!(record.split_whitespace().nth(1), Some("5"), "a TTL of 5 s: {record}");
-        assert_eq!(short(&cluster, &["+tcp", &format!("{member}.{ZONE}"), "A"]), std::slice::from_ref(&address));
+        assert_eq!(
+            short(&cluster, &["+tcp", &format!("{member}.{ZONE}"), "A"]),
+            std::slice::from_ref(address)
+        );
         assert_eq!(short(&cluster, &["-x", address]), [format!("{member}.{ZONE}.")]);
     }
     assert_eq!(short(&cluster, &[&format!("orders.{ZONE}"), "A"]), all);
