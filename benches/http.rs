@@ -209,6 +209,10 @@ impl Drop for Durable {
 }
 
 /// A server on this folder, and what it says of itself once it listens.
+#[expect(
+    clippy::zombie_processes,
+    reason = "the caller stops it; a bench that panics before ends with its process"
+)]
 async fn serve(data: &Path) -> (Child, Value) {
     let told = data.join("servers/server-1/endpoint.json");
     if told.exists() {
