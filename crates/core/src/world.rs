@@ -1,7 +1,7 @@
 //! A whole cluster in memory: the shipped controllers and claims over memory backends, and nodes that behave.
 //!
 //! For tests, benchmarks and examples. Time is tokio's, so under a paused clock a minute passes at once. The nodes
-//! stand in for agents and engines: they claim what is placed on them with the shipped [`Claimant`], and "run"
+//! stand in for agents and engines: they claim what is placed on them with the shipped [`Claimant`](crate::workflow::claim::Claimant), and "run"
 //! engines that take the role they are told. A node can be killed, silenced and brought back.
 
 mod node;
