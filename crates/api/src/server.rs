@@ -1,7 +1,7 @@
 //! The router: every address of the API, over whatever listener.
 //!
 //! Layers, outermost first: request id and log → panic and timeout → who calls → cluster → handler. Each handler
-//! names what its caller must be allowed by the type of its first argument ([`access`]).
+//! names what its caller must be allowed by the type of its first argument (`access`).
 
 mod access;
 mod cluster;
