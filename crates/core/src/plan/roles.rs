@@ -138,10 +138,11 @@ fn change(
     })
 }
 
-/// Whether the winner of an election runs, and is not yet confirmed under its term.
+/// Whether the winner of an election runs and answers, and does not lead yet. (It has answered under this very term
+/// in the election, so the term tells nothing.)
 fn takes_over(role: &RoleState, status: Option<&MemberStatus>) -> bool {
     role.previous.is_some()
-        && status.is_some_and(|status| status.incarnation.is_some() && status.role_term < role.term)
+        && status.is_some_and(|status| status.incarnation.is_some() && status.role == Role::Replica)
 }
 
 fn confirm_first(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut Plan) {
@@ -312,14 +313,14 @@ mod tests {
 
     #[test]
     fn a_winner_that_runs_is_given_time_to_take_over() {
-        let status = |running: bool, term: u64| MemberStatus {
+        let status = |running: bool, own: Role| MemberStatus {
             epoch: Default::default(),
             generation: Default::default(),
             revision: Default::default(),
             incarnation: running.then(|| "e1".parse().unwrap()),
             phase: crate::model::MemberPhase::Serving,
-            role: Role::Replica,
-            role_term: RoleTerm(term),
+            role: own,
+            role_term: RoleTerm(3),
             follows: None,
             ready: false,
             position: None,
@@ -335,13 +336,14 @@ mod tests {
             since: Default::default(),
         };
         let elected = role(Some("db-0"));
-        assert!(takes_over(&elected, Some(&status(true, 2))));
-        assert!(!takes_over(&elected, Some(&status(false, 2))), "its engine is down");
+        assert!(takes_over(&elected, Some(&status(true, Role::Replica))));
+        assert!(!takes_over(&elected, Some(&status(false, Role::Replica))), "its engine is down");
         assert!(
-            !takes_over(&elected, Some(&status(true, 3))),
-            "it was confirmed, and does not lead any more"
+            !takes_over(&elected, Some(&status(true, Role::Primary))),
+            "it led, and is not ready any more"
         );
+        assert!(!takes_over(&elected, Some(&status(true, Role::Unknown))), "it does not answer");
         assert!(!takes_over(&elected, None));
-        assert!(!takes_over(&role(None), Some(&status(true, 0))), "it is the first");
+        assert!(!takes_over(&role(None), Some(&status(true, Role::Replica))), "it is the first");
     }
 }
