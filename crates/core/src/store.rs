@@ -249,24 +249,26 @@ impl Store {
 
     /// Every node's own record and status, by name. A node that has not reported yet has no status.
     pub async fn nodes(&self) -> Result<Vec<(NodeRecord, Option<NodeStatus>)>> {
-        let found: Vec<(Key, Versioned<serde_json::Value>)> =
-            self.records.list(&self.records.key(["nodes"])?).await?;
+        let records = &self.records;
         let mut nodes: Vec<(NodeRecord, Option<NodeStatus>)> = Vec::new();
-        for (key, versioned) in found {
-            match key.segments().last() {
-                Some("record") => nodes.push((self.typed(&key, versioned.body)?, None)),
-                Some("status") => {
-                    let status: NodeStatus = self.typed(&key, versioned.body)?;
-                    // `record` sorts before `status`, so a status belongs to the last node.
-                    if let Some((record, slot)) = nodes.last_mut()
-                        && record.node == status.node
-                    {
-                        *slot = Some(status);
+        records
+            .each(&records.key(["nodes"])?, |key, found| {
+                match key.segments().last() {
+                    Some("record") => nodes.push((records.decode(&key, &found.value)?, None)),
+                    Some("status") => {
+                        let status: NodeStatus = records.decode(&key, &found.value)?;
+                        // `record` sorts before `status`, so a status belongs to the last node.
+                        if let Some((record, slot)) = nodes.last_mut()
+                            && record.node == status.node
+                        {
+                            *slot = Some(status);
+                        }
                     }
+                    _ => {}
                 }
-                _ => {}
-            }
-        }
+                Ok(())
+            })
+            .await?;
         Ok(nodes)
     }
 
@@ -320,12 +322,5 @@ impl Store {
     async fn all<T: DeserializeOwned>(&self, prefix: Key) -> Result<Vec<Versioned<T>>> {
         let found = self.records.list(&prefix).await?;
         Ok(found.into_iter().map(|(_, versioned)| versioned).collect())
-    }
-
-    fn typed<T: DeserializeOwned>(&self, key: &Key, value: serde_json::Value) -> Result<T> {
-        serde_json::from_value(value).map_err(|error| {
-            crate::Error::new(crate::ErrorKind::Corrupt, self.records.db(), "decode", key, error)
-                .without_effect()
-        })
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{CasOutcome, Key, MetadataDb, Precondition, Version};
+use super::{CasOutcome, Key, MetadataDb, Precondition, Record, Version};
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::ids::WriteId;
 use crate::runtime::Entropy;
@@ -96,18 +96,31 @@ impl Records {
     /// # Errors
     /// As [`get`](Self::get): one record that does not decode fails the whole.
     pub async fn list<T: DeserializeOwned>(&self, prefix: &Key) -> Result<Vec<(Key, Versioned<T>)>> {
-        const PAGE: usize = 500;
         let mut all = Vec::new();
+        self.each(prefix, |key, record| {
+            let body = self.decode(&key, &record.value)?;
+            all.push((key, Versioned { version: record.version, body }));
+            Ok(())
+        })
+        .await?;
+        Ok(all)
+    }
+
+    /// Gives `take` every record under `prefix`, in key order, for prefixes whose records are of several types.
+    ///
+    /// # Errors
+    /// What the store says, or `take`: then the rest is left.
+    pub async fn each(&self, prefix: &Key, mut take: impl FnMut(Key, Record) -> Result<()>) -> Result<()> {
+        const PAGE: usize = 500;
         let mut after: Option<Key> = None;
         loop {
             let page = self.db.scan(prefix, after.as_ref(), PAGE).await?;
             after = page.items.last().map(|(key, _)| key.clone());
             for (key, record) in page.items {
-                let body = self.decode(&key, &record.value)?;
-                all.push((key, Versioned { version: record.version, body }));
+                take(key, record)?;
             }
             if !page.more || after.is_none() {
-                return Ok(all);
+                return Ok(());
             }
         }
     }
