@@ -19,8 +19,8 @@ demo: ## Kill a node under a database and watch the member come back as itself (
 test: install-test-deps ## Everything this machine permits, and a list of what it does not
 	@scripts/test
 
-# Clusters of real engines, every process of them killed, stopped and starved: the longest suites, on their own.
-test-e2e: install-test-deps ## The end-to-end suites: about 20 minutes
+# Clusters of real engines, every process of them killed, stopped and starved. `make test` runs them, too.
+test-e2e: install-test-deps ## The end-to-end suites alone: about ten minutes
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --package steadfast-workspace --all-features --no-fail-fast
 

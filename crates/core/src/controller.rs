@@ -130,7 +130,11 @@ impl Controller {
         tasks.spawn("resync", async move {
             while !until.is_requested() {
                 me.resync().await;
-                me.pause(me.config.resync, &until).await;
+                tokio::select! {
+                    biased;
+                    () = me.pause(me.config.resync, &until) => {}
+                    () = me.shards.taken() => {}
+                }
             }
         });
         let (me, until) = (self.clone(), stop());

@@ -415,6 +415,28 @@ async fn another_server_takes_the_work_over_and_says_so() {
     assert!(events.iter().any(|view| view.event.reason == Reason::OperationResumed));
 }
 
+/// Found end to end: the heir had the dead server's shares after seconds, and looked at their services with the next
+/// resync, half a minute later.
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_server_was_at_is_gone_on_with_as_soon_as_its_lease_is_over() {
+    let (mut world, dead) = world(3).await;
+    world.create(&dead, "orders", 3).await.unwrap();
+    // It dies with the operation on record: from here on nobody calls it again.
+    let restart = dead.restart(&name("orders"), Guard::default()).await.unwrap();
+    let heir = world.plain_server("server-2").unwrap();
+    heir.controller().start();
+    let lease = heir.controller().shards().ttl();
+    let (begun, limit) = (world.env.clock().monotonic(), lease * 2 + Duration::from_secs(5));
+    while !heir.operation(&restart.id).await.unwrap().state.is_final() {
+        let took = world.env.clock().monotonic().since(begun);
+        assert!(took < limit, "{took:?} for a restart after a lease of {lease:?}");
+        world.step_nodes().await.unwrap();
+        world.env.clock().sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(heir.operation(&restart.id).await.unwrap().state, OperationState::Succeeded);
+    world.env.tasks().stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_without_a_lease_does_nothing() {
     let (mut world, first) = world(3).await;

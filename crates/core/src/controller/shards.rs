@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 use crate::error::Result;
 use crate::ids::{Epoch, ServerId, ServiceName};
@@ -36,6 +37,7 @@ pub struct Shards {
     server: ServerId,
     ttl: Duration,
     state: Arc<Mutex<State>>,
+    taken: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +87,18 @@ pub fn shard_of(service: &ServiceName) -> u8 {
 impl Shards {
     /// No shares yet.
     pub fn new(env: Environment, store: Store, server: ServerId, ttl: Duration) -> Self {
-        Shards { env, store, server, ttl, state: Arc::default() }
+        Shards { env, store, server, ttl, state: Arc::default(), taken: Notify::new() }
+    }
+
+    /// How long a share is its holder's without renewal.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Waits until a share has become this server's that was not before: what its last holder was at is to be gone on
+    /// with. Told once, however many shares there are, and kept for who asks late.
+    pub async fn taken(&self) {
+        self.taken.notified().await;
     }
 
     /// This server.
@@ -154,7 +167,10 @@ impl Shards {
             match outcome {
                 Ok(WriteOutcome::Applied(_)) if lease.holder.as_ref() == Some(&self.server) => {
                     let valid_until = sent_at.plus(self.ttl);
-                    state.held.insert(shard, Held { epoch: lease.epoch, valid_until });
+                    let before = state.held.insert(shard, Held { epoch: lease.epoch, valid_until });
+                    if before.is_none_or(|before| before.epoch != lease.epoch) {
+                        self.taken.notify_one();
+                    }
                 }
                 Ok(WriteOutcome::Applied(_) | WriteOutcome::Conflict) => {
                     state.held.remove(&shard);
