@@ -80,6 +80,7 @@ pub trait IpProvider: Debug + Display + Send + Sync + 'static {
     ///
     /// # Behavior
     /// - Not allocated: success. Allocated to another owner: `Stale`, without effect.
+    /// - Assigned to a node: `Busy`, without effect. Whoever releases unassigns first.
     async fn release(&self, address: IpAddr, owner: &MemberId) -> Result<()>;
 
     /// Every allocated address.

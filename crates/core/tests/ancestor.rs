@@ -539,6 +539,7 @@ async fn w28_an_address_is_the_whole_address() {
     }
     let four: IpAddr = "10.0.0.4".parse().unwrap();
     assert_eq!(ips.status(four).await.unwrap().unwrap().owner, owners[0]);
+    assert_eq!(ips.unassign(four, &node).await.unwrap(), steadfast_core::ip::AddressOutcome::Applied);
     ips.release(four, &owners[0]).await.unwrap();
     let left: BTreeSet<IpAddr> = ips.list().await.unwrap().into_iter().map(|status| status.address).collect();
     assert_eq!(left.len(), 59);

@@ -319,6 +319,15 @@ impl IpProvider for LoopbackAddresses {
         loop {
             let meant = self.owner(owner).await?.filter(|meant| IpAddr::V4(meant.body.address) == address);
             match self.records.get::<AddressRecord>(&key).await? {
+                Some(Versioned {
+                    body: AddressRecord { owner: had_by, holder: Some(holder), .. }, ..
+                }) if had_by == *owner => {
+                    if given_back {
+                        return Ok(());
+                    }
+                    let message = format!("it is assigned to {holder}: unassign it first");
+                    return Err(self.refuse(ErrorKind::Busy, "release", address, message));
+                }
                 Some(found) if found.body.owner == *owner && meant.is_none() => {
                     self.remove_unmeant(&key, found).await?;
                     continue;

@@ -53,6 +53,7 @@ macro_rules! ip_conformance {
             a_released_address_is_unknown
             releasing_again_is_success
             another_owners_address_is_not_released
+            an_assigned_address_is_not_released
             every_allocated_address_is_listed
             a_second_handle_sees_every_change
         }
@@ -333,6 +334,20 @@ pub async fn another_owners_address_is_not_released<H: IpHarness>(harness: &H) {
     let (_guard, ips, address) = opened(harness).await;
     refused(ips.release(address, &id("member-b")).await, ErrorKind::Stale);
     assert_eq!(status(&ips, address).await.map(|status| status.owner), Some(id("member-a")));
+}
+
+/// An address that a node has is not given back under its feet: it is unassigned first.
+pub async fn an_assigned_address_is_not_released<H: IpHarness>(harness: &H) {
+    let (_guard, ips, address) = opened(harness).await;
+    let [first, ..] = harness.nodes();
+    assert_eq!(assign(&ips, address, &first, None).await, AddressOutcome::Applied);
+    refused(ips.release(address, &id("member-a")).await, ErrorKind::Busy);
+    let expected = AddressStatus { address, owner: id("member-a"), holder: Some(first.clone()) };
+    assert_eq!(status(&ips, address).await, Some(expected));
+    assert_eq!(allocate(harness, &ips, "member-a").await, address, "it stays its owner's");
+    assert_eq!(unassign(&ips, address, &first).await, AddressOutcome::Applied);
+    ips.release(address, &id("member-a")).await.expect("nobody has it now");
+    assert_eq!(status(&ips, address).await, None);
 }
 
 /// The list has every allocated address, assigned or not, and no other.

@@ -323,6 +323,14 @@ impl<'a> Executor<'a> {
             Some(binding) => binding.address,
             None => self.backends.ips.allocate(&record.id, None).await?,
         };
+        // Nobody holds the member any more; a node that was slow to take the address may have it all the same.
+        if let Some(status) = self.backends.ips.status(address).await?
+            && status.owner == record.id
+            && let Some(holder) = &status.holder
+            && let AddressOutcome::Stale(_) = self.backends.ips.unassign(address, holder).await?
+        {
+            return Ok(Progress::Stale);
+        }
         self.backends.ips.release(address, &record.id).await?;
         let claims = snapshot.facts.revision.spec.volumes.clone();
         let goes = |binding: &VolumeBinding| {

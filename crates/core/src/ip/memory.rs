@@ -177,6 +177,10 @@ impl IpProvider for MemoryIps {
                 let message = format!("it is allocated to {}, not to {owner}", status.owner);
                 Err(self.refuse(ErrorKind::Stale, "release", address, message))
             }
+            Some(AddressStatus { holder: Some(holder), .. }) => {
+                let message = format!("it is assigned to {holder}: unassign it first");
+                Err(self.refuse(ErrorKind::Busy, "release", address, message))
+            }
             Some(_) => {
                 range.addresses.remove(&address);
                 range.owners.remove(owner);
