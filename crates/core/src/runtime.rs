@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use clock::{Clock, Moment, SystemClock, Timestamp};
 pub use entropy::Entropy;
-pub use tasks::{Shutdown, Tasks};
+pub use tasks::{Shutdown, Spawner, Tasks};
 
 /// Where a component takes its time, its randomness and its tasks from. Cheap to clone.
 #[derive(Debug, Clone)]

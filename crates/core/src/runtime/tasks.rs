@@ -1,13 +1,23 @@
 //! Tasks by name, joined at shutdown.
 
+use std::fmt::Debug;
 use std::future::Future;
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Who polls tasks: tokio in a real process, a simulator's own executor in a simulated one.
+pub trait Spawner: Debug + Send + Sync + 'static {
+    /// Runs `task` beside the caller, to its end or the end of the process it belongs to.
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>);
+}
 
 /// Spawns tasks, tells them to stop and waits until they have.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
+    spawner: Option<Arc<dyn Spawner>>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -34,13 +44,21 @@ impl Tasks {
         Tasks::default()
     }
 
+    /// No tasks yet; they will run on `spawner` instead of the tokio runtime around them.
+    pub fn on(spawner: Arc<dyn Spawner>) -> Self {
+        Tasks { spawner: Some(spawner), ..Tasks::default() }
+    }
+
     /// Runs `future` beside the caller. The name is for logs; a panic is logged with it.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         use tracing::Instrument as _;
         let task = self.tracker.track_future(future.instrument(tracing::debug_span!("task", name)));
         // Detached on purpose: the tracker joins it at shutdown.
-        drop(tokio::spawn(task));
+        match &self.spawner {
+            Some(spawner) => spawner.spawn(name, Box::pin(task)),
+            None => drop(tokio::spawn(task)),
+        }
     }
 
     /// A handle that says when to stop.

@@ -1,0 +1,358 @@
+//! The executor: one thread, virtual time, tasks that belong to processes.
+//!
+//! Nothing here knows a clock of the machine or draws a number: the order of everything follows from the order in
+//! which tasks were woken and timers were set. A process is a kill group: a [crash](Exec::kill) drops every future
+//! of it at whatever await it is, a [pause](Exec::pause) keeps it from being polled until it goes on, while timers
+//! and answers for it pile up.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::time::Time;
+
+/// Something that happens at a time, whatever tasks do.
+pub type Event = Box<dyn FnOnce() + Send>;
+
+/// A process: a kill group of tasks. Never used again, so a restarted program is a new process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(u32);
+
+/// The executor. Cheap to clone.
+#[derive(Clone)]
+pub struct Exec(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    ready: Arc<Ready>,
+}
+
+/// Tasks that were woken, in order.
+#[derive(Default)]
+struct Ready(Mutex<VecDeque<usize>>);
+
+#[derive(Default)]
+struct State {
+    now: Time,
+    set: u64,
+    polls: u64,
+    timers: BTreeMap<(Time, u64), Timer>,
+    tasks: Vec<Option<Task>>,
+    free: Vec<usize>,
+    processes: Vec<Process>,
+    current: Option<(ProcessId, &'static str)>,
+}
+
+enum Timer {
+    Wake(Waker),
+    Run(Event),
+}
+
+struct Task {
+    process: ProcessId,
+    name: &'static str,
+    /// Taken out while it is polled.
+    future: Option<BoxFuture<'static, ()>>,
+    waker: Arc<TaskWaker>,
+}
+
+#[derive(Default)]
+struct Process {
+    name: String,
+    dead: bool,
+    paused: bool,
+    /// Woken while paused.
+    held: Vec<usize>,
+}
+
+struct TaskWaker {
+    task: usize,
+    queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::Relaxed) {
+            lock(&self.ready.0).push_back(self.task);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic ends the run; what is left is looked at only to tell about it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for Exec {
+    fn default() -> Self {
+        Exec::new()
+    }
+}
+
+impl Exec {
+    /// An executor at the beginning of time.
+    pub fn new() -> Self {
+        Exec(Arc::new(Shared { state: Mutex::default(), ready: Arc::default() }))
+    }
+
+    /// The time.
+    pub fn now(&self) -> Time {
+        lock(&self.0.state).now
+    }
+
+    /// How often tasks were polled: what a run costs.
+    pub fn polls(&self) -> u64 {
+        lock(&self.0.state).polls
+    }
+
+    /// A new process.
+    pub fn process(&self, name: impl Into<String>) -> ProcessId {
+        let mut state = lock(&self.0.state);
+        state.processes.push(Process { name: name.into(), ..Process::default() });
+        ProcessId(u32::try_from(state.processes.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// The process and the name of the task that is being polled.
+    pub fn current(&self) -> Option<(ProcessId, &'static str)> {
+        lock(&self.0.state).current
+    }
+
+    /// Whether a process has not been killed.
+    pub fn is_alive(&self, process: ProcessId) -> bool {
+        lock(&self.0.state).processes.get(process.0 as usize).is_some_and(|found| !found.dead)
+    }
+
+    /// Whether a process is paused.
+    pub fn is_paused(&self, process: ProcessId) -> bool {
+        lock(&self.0.state).processes.get(process.0 as usize).is_some_and(|found| found.paused)
+    }
+
+    /// Runs `future` as a task of `process`. In a process that has ended nothing begins.
+    pub fn spawn(&self, process: ProcessId, name: &'static str, future: BoxFuture<'static, ()>) {
+        let mut state = lock(&self.0.state);
+        if state.processes.get(process.0 as usize).is_none_or(|found| found.dead) {
+            drop(state);
+            drop(future);
+            return;
+        }
+        let task = state.free.pop().unwrap_or(state.tasks.len());
+        let waker =
+            Arc::new(TaskWaker { task, queued: AtomicBool::new(false), ready: Arc::clone(&self.0.ready) });
+        let slot = Task { process, name, future: Some(future), waker: Arc::clone(&waker) };
+        match state.tasks.get_mut(task) {
+            Some(place) => *place = Some(slot),
+            None => state.tasks.push(Some(slot)),
+        }
+        drop(state);
+        waker.wake_by_ref();
+    }
+
+    /// Makes `event` happen at `at`, or now if that has passed.
+    pub fn at(&self, at: Time, event: impl FnOnce() + Send + 'static) {
+        self.set(at, Timer::Run(Box::new(event)));
+    }
+
+    fn set(&self, at: Time, timer: Timer) -> (Time, u64) {
+        let mut state = lock(&self.0.state);
+        state.set += 1;
+        let key = (at.max(state.now), state.set);
+        state.timers.insert(key, timer);
+        key
+    }
+
+    fn unset(&self, key: (Time, u64)) {
+        // Dropped outside the lock: what it holds may set or unset others.
+        let removed = lock(&self.0.state).timers.remove(&key);
+        drop(removed);
+    }
+
+    /// Returns after `duration` of the world's time.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep { exec: self.clone(), due: self.now().plus(duration), set: None }
+    }
+
+    /// Ends a process: every future of it is dropped where it is. The task that calls this is dropped once it
+    /// waits.
+    pub fn kill(&self, process: ProcessId) {
+        let mut dropped = Vec::new();
+        {
+            let mut state = lock(&self.0.state);
+            let Some(found) = state.processes.get_mut(process.0 as usize) else { return };
+            found.dead = true;
+            found.held.clear();
+            for slot in &mut state.tasks {
+                if let Some(task) = slot
+                    && task.process == process
+                {
+                    dropped.extend(task.future.take());
+                }
+            }
+        }
+        drop(dropped);
+    }
+
+    /// Stops a process where it is, until [`resume`](Self::resume).
+    pub fn pause(&self, process: ProcessId) {
+        if let Some(found) = lock(&self.0.state).processes.get_mut(process.0 as usize) {
+            found.paused = true;
+        }
+    }
+
+    /// Lets a paused process go on: everything that came meanwhile is there at once.
+    pub fn resume(&self, process: ProcessId) {
+        let held = match lock(&self.0.state).processes.get_mut(process.0 as usize) {
+            Some(found) => {
+                found.paused = false;
+                std::mem::take(&mut found.held)
+            }
+            None => return,
+        };
+        lock(&self.0.ready.0).extend(held);
+    }
+
+    /// Runs until `end`, or until `seen` says that it is enough. `seen` is asked after everything that happens at
+    /// one moment for one cause.
+    pub fn run(&self, end: Time, mut seen: impl FnMut() -> bool) {
+        loop {
+            self.settle();
+            if !seen() {
+                return;
+            }
+            let timer = {
+                let mut state = lock(&self.0.state);
+                match state.timers.first_key_value() {
+                    Some(((due, _), _)) if *due <= end => {
+                        let Some(((due, _), timer)) = state.timers.pop_first() else { return };
+                        state.now = due;
+                        timer
+                    }
+                    _ => {
+                        state.now = end;
+                        return;
+                    }
+                }
+            };
+            match timer {
+                Timer::Wake(waker) => waker.wake(),
+                Timer::Run(event) => event(),
+            }
+        }
+    }
+
+    /// Polls until every task waits.
+    fn settle(&self) {
+        loop {
+            let next = lock(&self.0.ready.0).pop_front();
+            let Some(next) = next else { return };
+            self.poll(next);
+        }
+    }
+
+    fn poll(&self, index: usize) {
+        let (mut future, waker) = {
+            let mut guard = lock(&self.0.state);
+            let state = &mut *guard;
+            let Some(Some(task)) = state.tasks.get_mut(index) else { return };
+            let Some(process) = state.processes.get_mut(task.process.0 as usize) else { return };
+            if process.paused && !process.dead {
+                process.held.push(index);
+                return;
+            }
+            task.waker.queued.store(false, Ordering::Relaxed);
+            let Some(future) = task.future.take() else {
+                // Its process was killed: the place is free again.
+                state.tasks[index] = None;
+                state.free.push(index);
+                return;
+            };
+            state.polls += 1;
+            state.current = Some((task.process, task.name));
+            (future, Waker::from(Arc::clone(&task.waker)))
+        };
+        let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        let mut guard = lock(&self.0.state);
+        let state = &mut *guard;
+        state.current = None;
+        let dead = |process: ProcessId| state.processes.get(process.0 as usize).is_none_or(|p| p.dead);
+        let keep = match state.tasks.get_mut(index) {
+            Some(Some(task)) if !done && !dead(task.process) => Some(task),
+            _ => None,
+        };
+        match keep {
+            Some(task) => task.future = Some(future),
+            None => {
+                if let Some(place) = state.tasks.get_mut(index) {
+                    *place = None;
+                }
+                // A waker that is still about may wake whoever comes next in this place, once and in vain.
+                state.free.push(index);
+                drop(guard);
+                drop(future);
+            }
+        }
+    }
+
+    /// The name a process was given.
+    pub fn name_of(&self, process: ProcessId) -> String {
+        lock(&self.0.state).processes.get(process.0 as usize).map_or_else(String::new, |p| p.name.clone())
+    }
+
+    /// Drops everything there is: futures hold handles on the world, which would keep each other alive.
+    pub fn clear(&self) {
+        let state = std::mem::take(&mut *lock(&self.0.state));
+        drop(state);
+        lock(&self.0.ready.0).clear();
+    }
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("now", &self.now()).finish_non_exhaustive()
+    }
+}
+
+/// A wait. Dropping it ends it.
+#[derive(Debug)]
+pub struct Sleep {
+    exec: Exec,
+    due: Time,
+    set: Option<(Time, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.exec.now() >= self.due {
+            self.set = None;
+            return Poll::Ready(());
+        }
+        // Set anew with every poll: the waker may be another one.
+        if let Some(key) = self.set.take() {
+            self.exec.unset(key);
+        }
+        let due = self.due;
+        self.set = Some(self.exec.set(due, Timer::Wake(context.waker().clone())));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.set.take() {
+            self.exec.unset(key);
+        }
+    }
+}

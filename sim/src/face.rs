@@ -1,0 +1,34 @@
+//! The faces of tier 1: core's contracts, and the agent's seams, over the models.
+
+mod backends;
+mod host;
+
+use std::fmt;
+
+use steadfast_core::metadata::Key;
+
+pub use backends::{SimDb, SimIps, SimProver, SimRegistry, SimVolumes};
+pub use host::{SimEngine, SimEngines, SimGuards, SimHost};
+
+/// A key of the store by meaning: without the cluster's prefix, and without what is random.
+#[derive(Debug, Clone, Copy)]
+pub struct RoleOf<'a>(pub &'a Key);
+
+impl fmt::Display for RoleOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for segment in self.0.segments().skip(2) {
+            if !first {
+                f.write_str("/")?;
+            }
+            first = false;
+            f.write_str(if is_random(segment) { "*" } else { segment })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text looks like one of [`Entropy::token`](steadfast_core::runtime::Entropy::token).
+fn is_random(text: &str) -> bool {
+    text.len() >= 20 && text.bytes().all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte))
+}

@@ -1,0 +1,241 @@
+//! Faults: what goes wrong, where by meaning, and what really came of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash;
+use crate::key::Key;
+use crate::time::Time;
+
+/// How a call goes wrong. Times are in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Refused for its rate, without effect.
+    Throttled,
+    /// Refused by a backend that fails on its own side, without effect.
+    Unavailable,
+    /// It never arrives; the caller hears nothing.
+    RequestLost,
+    /// It takes effect; the caller hears nothing.
+    ResponseLost,
+    /// It takes effect so much later; the caller hears nothing.
+    LateEffect(u64),
+    /// It takes effect twice, the second time so much later; the caller hears of the first.
+    Duplicate(u64),
+    /// It takes so much longer each way.
+    Slow(u64),
+    /// A read gives what it gave before the last change.
+    StaleRead,
+    /// A list gives its first half as the whole.
+    PartialList,
+    /// A hint never arrives.
+    MissedEvent,
+    /// The caller's process ends before the call is made.
+    CrashBefore,
+    /// The caller's process ends when the call has taken effect.
+    CrashAfter,
+    /// The caller's process stands still for so long before the call is made.
+    Pause(u64),
+}
+
+/// The class of a fault, for statistics and for choosing at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "as in Fault")]
+pub enum Class {
+    Throttled,
+    Unavailable,
+    RequestLost,
+    ResponseLost,
+    LateEffect,
+    Duplicate,
+    Slow,
+    StaleRead,
+    PartialList,
+    MissedEvent,
+    CrashBefore,
+    CrashAfter,
+    Pause,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Class; 13] = [
+        Class::Throttled,
+        Class::Unavailable,
+        Class::RequestLost,
+        Class::ResponseLost,
+        Class::LateEffect,
+        Class::Duplicate,
+        Class::Slow,
+        Class::StaleRead,
+        Class::PartialList,
+        Class::MissedEvent,
+        Class::CrashBefore,
+        Class::CrashAfter,
+        Class::Pause,
+    ];
+
+    /// A fault of this class; `draw` decides how long it lasts.
+    pub fn fault(self, draw: u64) -> Fault {
+        let pick = |choices: [u64; 4]| choices[usize::try_from(draw % 4).unwrap_or(0)];
+        match self {
+            Class::Throttled => Fault::Throttled,
+            Class::Unavailable => Fault::Unavailable,
+            Class::RequestLost => Fault::RequestLost,
+            Class::ResponseLost => Fault::ResponseLost,
+            Class::LateEffect => Fault::LateEffect(pick([500, 5_000, 12_000, 30_000])),
+            Class::Duplicate => Fault::Duplicate(pick([1, 100, 3_000, 15_000])),
+            Class::Slow => Fault::Slow(pick([200, 1_000, 4_000, 9_000])),
+            Class::StaleRead => Fault::StaleRead,
+            Class::PartialList => Fault::PartialList,
+            Class::MissedEvent => Fault::MissedEvent,
+            Class::CrashBefore => Fault::CrashBefore,
+            Class::CrashAfter => Fault::CrashAfter,
+            Class::Pause => Fault::Pause(pick([2_000, 4_000, 8_000, 40_000])),
+        }
+    }
+}
+
+impl Fault {
+    /// Its class.
+    pub fn class(self) -> Class {
+        match self {
+            Fault::Throttled => Class::Throttled,
+            Fault::Unavailable => Class::Unavailable,
+            Fault::RequestLost => Class::RequestLost,
+            Fault::ResponseLost => Class::ResponseLost,
+            Fault::LateEffect(_) => Class::LateEffect,
+            Fault::Duplicate(_) => Class::Duplicate,
+            Fault::Slow(_) => Class::Slow,
+            Fault::StaleRead => Class::StaleRead,
+            Fault::PartialList => Class::PartialList,
+            Fault::MissedEvent => Class::MissedEvent,
+            Fault::CrashBefore => Class::CrashBefore,
+            Fault::CrashAfter => Class::CrashAfter,
+            Fault::Pause(_) => Class::Pause,
+        }
+    }
+}
+
+/// A fault and the call that it befalls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// The call.
+    pub at: Key,
+    /// What goes wrong.
+    pub fault: Fault,
+}
+
+/// Faults at random, by meaning: whether a call is befallen depends on the seed and its key alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RandomFaults {
+    /// The seed.
+    pub seed: u64,
+    /// How many of a hundred thousand calls go wrong.
+    pub per_100k: u32,
+    /// How.
+    pub classes: Vec<Class>,
+    /// From when on, in milliseconds.
+    pub from_ms: u64,
+    /// Until when, in milliseconds.
+    pub until_ms: u64,
+}
+
+/// The faults of a run, as they are planned.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plan {
+    /// One by one.
+    pub faults: Vec<Planned>,
+    /// And at random.
+    pub random: Option<RandomFaults>,
+}
+
+/// A fault that befell a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fired {
+    /// When.
+    pub at: Time,
+    /// The call, and what went wrong.
+    pub planned: Planned,
+    /// Whether anybody could notice: an answer differed, was late or never came, or a process was disturbed.
+    pub changed: bool,
+}
+
+/// The faults of a run, as they fire.
+#[derive(Debug, Default)]
+pub struct Faults {
+    planned: BTreeMap<(u64, u32), Fault>,
+    random: Option<RandomFaults>,
+    fired: Vec<Fired>,
+    unfired: usize,
+    healed: bool,
+    stale: bool,
+}
+
+impl Faults {
+    /// The faults of `plan`.
+    pub fn new(plan: &Plan) -> Self {
+        let planned: BTreeMap<_, _> =
+            plan.faults.iter().map(|planned| ((planned.at.site(), planned.at.nth), planned.fault)).collect();
+        let drawn = plan.random.iter().flat_map(|random| &random.classes);
+        let stale = planned.values().map(|fault| fault.class()).chain(drawn.copied());
+        Faults {
+            stale: stale.into_iter().any(|class| class == Class::StaleRead),
+            unfired: planned.len(),
+            planned,
+            random: plan.random.clone(),
+            ..Faults::default()
+        }
+    }
+
+    /// Whether earlier answers have to be kept.
+    pub fn may_be_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// What befalls the `nth` call of a site, if anything.
+    pub fn befall(&mut self, now: Time, label: u64, nth: u32) -> Option<Fault> {
+        if self.healed {
+            return None;
+        }
+        if let Some(fault) = self.planned.get(&(label, nth)) {
+            self.unfired -= 1;
+            return Some(*fault);
+        }
+        let random = self.random.as_ref()?;
+        let within = (random.from_ms..random.until_ms).contains(&now.millis());
+        if !within || random.classes.is_empty() {
+            return None;
+        }
+        let draw = hash::draw(random.seed, label, u64::from(nth));
+        if draw % 100_000 >= u64::from(random.per_100k) {
+            return None;
+        }
+        let which = usize::try_from(draw >> 40).unwrap_or(0) % random.classes.len();
+        random.classes.get(which).map(|class| class.fault(draw >> 20))
+    }
+
+    /// Notes that a fault fired.
+    pub fn note(&mut self, at: Time, key: Key, fault: Fault, changed: bool) {
+        self.fired.push(Fired { at, planned: Planned { at: key, fault }, changed });
+    }
+
+    /// What fired.
+    pub fn fired(&self) -> &[Fired] {
+        &self.fired
+    }
+
+    /// How many planned faults have not fired: their keys name calls that were not made.
+    pub fn unfired(&self) -> usize {
+        self.unfired
+    }
+
+    /// From now on nothing goes wrong any more.
+    pub fn heal(&mut self) {
+        self.healed = true;
+    }
+}

@@ -1,0 +1,124 @@
+//! Keys: call sites addressed by meaning, so that a plan survives changes elsewhere in the code.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash;
+
+/// One call of a run: who, in the course of what, asked what of which thing, for the how-manyth time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    /// Who calls: `agent@node-1`, `server@s1`. A restarted process is the same actor.
+    pub actor: String,
+    /// The task that calls: `member`, `worker`, `shards`.
+    pub workflow: String,
+    /// The contract and operation: `volume.begin_attach`.
+    pub operation: String,
+    /// What it is about, without anything random: `members/orders/orders-0`, `volume/orders-0/data`.
+    pub resource: String,
+    /// How many calls of this actor, workflow, operation and resource came before.
+    pub nth: u32,
+}
+
+impl Key {
+    /// The hash of everything but the number.
+    pub fn site(&self) -> u64 {
+        let Key { actor, workflow, operation, resource, nth: _ } = self;
+        let mut text = String::new();
+        compose(&mut text, actor, workflow, operation, resource);
+        hash::of_text(&text)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Key { actor, workflow, operation, resource, nth } = self;
+        write!(f, "{actor} {workflow} {operation} {resource} #{nth}")
+    }
+}
+
+fn compose(text: &mut String, actor: &str, workflow: &str, operation: &str, resource: &dyn fmt::Display) {
+    text.clear();
+    // Writing to a string does not fail.
+    write!(text, "{actor}\n{workflow}\n{operation}\n").ok();
+    write!(text, "{resource}").ok();
+}
+
+/// A call site of this run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// As in [`Key`].
+    pub actor: String,
+    /// As in [`Key`].
+    pub workflow: &'static str,
+    /// As in [`Key`].
+    pub operation: &'static str,
+    /// As in [`Key`].
+    pub resource: String,
+    /// Whether a call may change something.
+    pub writes: bool,
+    /// The hash of all of these: the same in every run.
+    pub label: u64,
+    /// How many calls it has made.
+    pub calls: u32,
+}
+
+impl Site {
+    /// The key of its `nth` call.
+    pub fn key(&self, nth: u32) -> Key {
+        Key {
+            actor: self.actor.clone(),
+            workflow: self.workflow.to_owned(),
+            operation: self.operation.to_owned(),
+            resource: self.resource.clone(),
+            nth,
+        }
+    }
+}
+
+/// Every call site that a run has come by.
+#[derive(Debug, Default)]
+pub struct Sites {
+    all: Vec<Site>,
+    by_label: BTreeMap<u64, usize>,
+    scratch: String,
+}
+
+impl Sites {
+    /// Counts a call: its site's index, and how many came before.
+    pub fn count(
+        &mut self,
+        actor: &str,
+        workflow: &'static str,
+        operation: &'static str,
+        resource: &dyn fmt::Display,
+        writes: bool,
+    ) -> (usize, u32) {
+        compose(&mut self.scratch, actor, workflow, operation, resource);
+        let label = hash::of_text(&self.scratch);
+        let index = *self.by_label.entry(label).or_insert_with(|| {
+            let resource = resource.to_string();
+            self.all.push(Site {
+                actor: actor.to_owned(),
+                workflow,
+                operation,
+                resource,
+                writes,
+                label,
+                calls: 0,
+            });
+            self.all.len() - 1
+        });
+        let Some(site) = self.all.get_mut(index) else { return (index, 0) };
+        let nth = site.calls;
+        site.calls += 1;
+        (index, nth)
+    }
+
+    /// The sites, in the order in which they first called.
+    pub fn all(&self) -> &[Site] {
+        &self.all
+    }
+}

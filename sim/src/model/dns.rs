@@ -1,0 +1,79 @@
+//! Names: an authority that changes them conditionally.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::registry::{DomainName, NameOutcome, RecordKind, RecordSet};
+
+use super::{Cloud, Fact};
+use crate::time::Time;
+
+/// The names of every zone.
+#[derive(Debug, Default)]
+pub struct DnsModel {
+    zones: BTreeSet<DomainName>,
+    records: BTreeMap<(DomainName, RecordKind), RecordSet>,
+}
+
+impl DnsModel {
+    /// Makes sure that a zone exists.
+    pub fn ensure_zone(&mut self, zone: &DomainName) {
+        self.zones.insert(zone.clone());
+    }
+
+    /// What a name holds.
+    pub fn resolve(&self, name: &DomainName, kind: RecordKind) -> Option<RecordSet> {
+        self.records.get(&(name.clone(), kind)).cloned()
+    }
+
+    /// Every name of a zone.
+    pub fn records(&self, zone: &DomainName) -> Vec<(DomainName, RecordSet)> {
+        let within = self.records.iter().filter(|((name, _), _)| name.is_within(zone));
+        within.map(|((name, _), set)| (name.clone(), set.clone())).collect()
+    }
+}
+
+impl Cloud {
+    /// Gives a name a value, if it holds what is expected.
+    ///
+    /// # Errors
+    /// `Invalid` for an empty value or a name outside every zone.
+    pub fn upsert_name(
+        &mut self,
+        now: Time,
+        name: &DomainName,
+        set: &RecordSet,
+        expected: Option<&RecordSet>,
+    ) -> Result<NameOutcome> {
+        if set.is_empty() || !self.dns.zones.iter().any(|zone| name.is_within(zone)) {
+            let message = "an empty value, or a name outside every zone";
+            let error = Error::new(ErrorKind::Invalid, "simulated names", "upsert", name, message);
+            return Err(error.without_effect());
+        }
+        let key = (name.clone(), set.kind());
+        let holds = self.dns.records.get(&key);
+        if holds == Some(set) {
+            return Ok(NameOutcome::Applied);
+        }
+        if holds != expected {
+            return Ok(NameOutcome::Stale(holds.cloned()));
+        }
+        self.dns.records.insert(key, set.clone());
+        self.truth.note(now, Fact::NameSet { name: name.clone(), set: set.clone() });
+        Ok(NameOutcome::Applied)
+    }
+
+    /// Removes a name's value, if it is what is expected.
+    pub fn remove_name(&mut self, now: Time, name: &DomainName, expected: &RecordSet) -> NameOutcome {
+        let key = (name.clone(), expected.kind());
+        match self.dns.records.get(&key) {
+            None => NameOutcome::Applied,
+            Some(holds) if holds != expected => NameOutcome::Stale(Some(holds.clone())),
+            Some(_) => {
+                self.dns.records.remove(&key);
+                self.truth.note(now, Fact::NameRemoved { name: name.clone() });
+                NameOutcome::Applied
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! How backends behave, as data.
+
+use serde::{Deserialize, Serialize};
+use steadfast_core::volume::Exclusivity;
+
+/// From, to: in milliseconds, both included.
+pub type Span = (u64, u64);
+
+/// A set of backends. The numbers are in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// What it is called.
+    pub name: String,
+    /// How long a call takes, each way.
+    pub call_ms: Span,
+    /// How long a hint of the store takes.
+    pub hint_ms: Span,
+    /// The volumes.
+    pub volumes: VolumeProfile,
+    /// The most addresses one node takes.
+    pub addresses_per_node: Option<u32>,
+    /// The names' time to live, which clients keep to.
+    pub ttl_ms: u64,
+    /// Who proves the death of nodes.
+    pub prover: ProverKind,
+    /// Whether guards have leases, and a silent node counts as expired after so much more than its lease.
+    pub lease_margin_ms: Option<u64>,
+    /// The engines.
+    pub engines: EngineProfile,
+}
+
+/// How volumes behave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeProfile {
+    /// Who refuses a second writer, as declared to the claim.
+    pub exclusivity: Exclusivity,
+    /// Whether the storage itself refuses what a node writes that a volume is not attached to.
+    pub fenced_by_storage: bool,
+    /// Whether a lock on a volume is seen by every node (one kernel), or only on its own.
+    pub shared_locks: bool,
+    /// Whether a detachment waits until the volume is no longer in use on a node that runs.
+    pub detach_waits_for_use: bool,
+    /// Whether volumes are pinned to zones.
+    pub zonal: bool,
+    /// The most volumes one node takes.
+    pub attach_limit: Option<u32>,
+    /// How long attaching takes.
+    pub attach_ms: Span,
+    /// How long detaching takes.
+    pub detach_ms: Span,
+}
+
+/// Who proves that a node is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProverKind {
+    /// Nobody.
+    Nobody,
+    /// The kernel: dead with the last of a node's processes.
+    Kernel,
+    /// The cloud: dead when the machine is stopped, so long after that is so, in milliseconds.
+    Cloud(u64),
+}
+
+/// How engines behave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineProfile {
+    /// Making the first data.
+    pub initialise_ms: Span,
+    /// Copying another's data.
+    pub copy_ms: Span,
+    /// Bringing data into line before a start.
+    pub reconcile_ms: Span,
+    /// From the start to the first answer.
+    pub start_ms: Span,
+    /// From the signal to the end.
+    pub stop_ms: Span,
+    /// From a write to its arrival at a replica.
+    pub replicate_ms: Span,
+    /// An election among the members themselves.
+    pub elect_ms: Span,
+}
+
+impl Default for EngineProfile {
+    fn default() -> Self {
+        EngineProfile {
+            initialise_ms: (800, 2_000),
+            copy_ms: (1_000, 5_000),
+            reconcile_ms: (5, 50),
+            start_ms: (300, 2_500),
+            stop_ms: (100, 1_500),
+            replicate_ms: (2, 40),
+            elect_ms: (200, 2_000),
+        }
+    }
+}
+
+impl Profile {
+    /// The embedded backends of one machine: folders with the kernel's locks, which prove a node's death, too.
+    pub fn embedded() -> Self {
+        Profile {
+            name: "embedded".to_owned(),
+            call_ms: (0, 3),
+            hint_ms: (0, 5),
+            volumes: VolumeProfile {
+                exclusivity: Exclusivity::Storage,
+                fenced_by_storage: false,
+                shared_locks: true,
+                detach_waits_for_use: true,
+                zonal: false,
+                attach_limit: None,
+                attach_ms: (0, 0),
+                detach_ms: (0, 0),
+            },
+            addresses_per_node: None,
+            ttl_ms: 5_000,
+            prover: ProverKind::Kernel,
+            lease_margin_ms: None,
+            engines: EngineProfile::default(),
+        }
+    }
+
+    /// Like Amazon's: zonal volumes that one machine at a time can write, slow to come and go (F3).
+    pub fn block_storage() -> Self {
+        Profile {
+            name: "block-storage".to_owned(),
+            call_ms: (5, 120),
+            hint_ms: (1, 30),
+            volumes: VolumeProfile {
+                exclusivity: Exclusivity::Storage,
+                fenced_by_storage: true,
+                shared_locks: false,
+                detach_waits_for_use: true,
+                zonal: true,
+                attach_limit: Some(27),
+                attach_ms: (1_000, 9_000),
+                detach_ms: (1_000, 7_000),
+            },
+            addresses_per_node: Some(14),
+            ttl_ms: 5_000,
+            prover: ProverKind::Cloud(4_000),
+            lease_margin_ms: None,
+            engines: EngineProfile::default(),
+        }
+    }
+
+    /// Volumes that any number of machines can write, and a cloud that proves a machine dead (F2).
+    pub fn shared_storage() -> Self {
+        let base = Profile::block_storage();
+        Profile {
+            name: "shared-storage".to_owned(),
+            volumes: VolumeProfile {
+                exclusivity: Exclusivity::None,
+                fenced_by_storage: false,
+                detach_waits_for_use: false,
+                zonal: false,
+                ..base.volumes
+            },
+            ..base
+        }
+    }
+
+    /// The same volumes, and nobody who proves anything: leases alone (F1).
+    pub fn leases() -> Self {
+        Profile {
+            name: "leases".to_owned(),
+            prover: ProverKind::Nobody,
+            lease_margin_ms: Some(2_000),
+            ..Profile::shared_storage()
+        }
+    }
+}

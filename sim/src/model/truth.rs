@@ -1,0 +1,92 @@
+//! What really happened: for invariants and reports, out of reach of everything that is simulated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use steadfast_core::ids::{Epoch, Incarnation, MemberName, NodeName, VolumeId};
+use steadfast_core::registry::{DomainName, RecordSet};
+
+use crate::time::Time;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are what they are called")]
+pub enum Fact {
+    /// A machine runs, in a new life.
+    NodeUp { node: NodeName },
+    /// A machine is off, and everything on it.
+    NodeDown { node: NodeName },
+    /// A machine stands still.
+    NodePaused { node: NodeName },
+    /// It goes on.
+    NodeResumed { node: NodeName },
+    /// A process of ours has begun.
+    ProcessUp { actor: String },
+    /// A process of ours has ended.
+    ProcessDown { actor: String },
+    /// An engine was started: from now on it may write.
+    EngineStarted { member: MemberName, node: NodeName, life: Incarnation, epoch: Epoch, volume: VolumeId },
+    /// An engine answers.
+    EngineUp { member: MemberName, node: NodeName, life: Incarnation, address: Option<IpAddr> },
+    /// Nothing of an engine is left.
+    EngineDown { member: MemberName, node: NodeName, life: Incarnation, why: &'static str },
+    /// An engine takes writes from now on, or no longer.
+    Leads { member: MemberName, node: NodeName, life: Incarnation, leads: bool },
+    /// Somebody wrote to a volume.
+    Wrote { member: MemberName, node: NodeName, epoch: Epoch, volume: VolumeId },
+    /// The storage refused a write.
+    WriteRefused { member: MemberName, node: NodeName, volume: VolumeId },
+    /// First data was made, or copied.
+    DataMade { member: MemberName, volume: VolumeId },
+    /// Data was thrown away to follow another's history: so many client writes.
+    Rewound { member: MemberName, writes: usize },
+    /// A client has heard that its write is safe.
+    Acknowledged { write: u64 },
+    /// A client has heard that its write failed, or heard nothing for too long.
+    WriteFailed { write: u64 },
+    /// A volume exists.
+    VolumeMade { volume: VolumeId },
+    /// A volume is gone.
+    VolumeDeleted { volume: VolumeId },
+    /// A volume is attached.
+    Attached { volume: VolumeId, node: NodeName },
+    /// A volume is free.
+    Detached { volume: VolumeId },
+    /// An address has another holder.
+    AddressMoved { address: IpAddr, to: Option<NodeName> },
+    /// A name has a value.
+    NameSet { name: DomainName, set: RecordSet },
+    /// A name has none any more.
+    NameRemoved { name: DomainName },
+    /// A fault of the plan befell a call.
+    Fault { text: String },
+    /// The environment's script did something.
+    Scripted { text: String },
+    /// From now on everything is repaired.
+    Healing,
+}
+
+/// What really happened, in order.
+#[derive(Debug, Default)]
+pub struct Truth {
+    facts: Vec<(Time, Fact)>,
+    /// The writes that clients believe safe, with when they heard so.
+    pub acknowledged: BTreeMap<u64, Time>,
+    /// The writes that were sent.
+    pub sent: BTreeSet<u64>,
+}
+
+impl Truth {
+    /// Notes a fact.
+    pub fn note(&mut self, at: Time, fact: Fact) {
+        if let Fact::Acknowledged { write } = &fact {
+            self.acknowledged.insert(*write, at);
+        }
+        self.facts.push((at, fact));
+    }
+
+    /// Everything so far.
+    pub fn facts(&self) -> &[(Time, Fact)] {
+        &self.facts
+    }
+}

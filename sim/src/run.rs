@@ -1,0 +1,93 @@
+//! A run: a scenario, carried out and judged.
+
+mod clients;
+mod fleet;
+mod heal;
+mod outcome;
+mod scenario;
+mod script;
+
+use std::sync::Arc;
+
+use steadfast_core::ids::NodeName;
+
+use crate::env::MachineClock;
+use crate::invariant::{Judge, Rule};
+use crate::model::Fact;
+use crate::time::Time;
+use crate::world::World;
+
+pub use fleet::Fleet;
+pub use outcome::{Outcome, Timings, Violation};
+pub use scenario::{Clients, HealPhase, Scenario, ServiceFile};
+pub use script::{Action, Scripted, Target};
+
+/// Carries out a scenario under the built-in rules.
+///
+/// # Errors
+/// If a name in it is not valid.
+pub fn run(scenario: &Scenario) -> Result<Outcome, String> {
+    run_with(scenario, Vec::new())
+}
+
+/// Carries out a scenario under the built-in rules and these.
+///
+/// # Errors
+/// If a name in it is not valid.
+pub fn run_with(scenario: &Scenario, rules: Vec<Box<dyn Rule>>) -> Result<Outcome, String> {
+    let world = World::new(scenario.profile.clone(), scenario.seed, &scenario.plan);
+    let fleet = Fleet::new(world.clone(), scenario)?;
+    let mut judge = Judge::new(scenario, rules);
+    set_up(&world, &fleet, scenario)?;
+    script::schedule(&fleet, scenario);
+    let storm_ends = Time::from_millis(scenario.storm_ms);
+    let mut timings = Timings::default();
+    advance(&world, &mut judge, scenario, storm_ends);
+    world.direct(|state, now| {
+        let told = format!("the storm is over after {}", now);
+        state.cloud.truth.note(now, Fact::Scripted { text: told });
+    });
+    if judge.goes_on(scenario) {
+        heal::heal(&fleet, scenario);
+        heal::settle(&world, &mut judge, scenario, &mut timings);
+    }
+    world.look(|state| judge.at_end(world.now(), state));
+    let outcome = Outcome::of(&world, judge, timings);
+    fleet.end();
+    world.end();
+    Ok(outcome)
+}
+
+fn set_up(world: &World, fleet: &Arc<Fleet>, scenario: &Scenario) -> Result<(), String> {
+    for index in 0..scenario.nodes {
+        let node: NodeName = scenario.node(index)?;
+        let zone = scenario.zone_of(index)?;
+        let skew = scenario.clocks.get(node.as_str()).copied().unwrap_or_default();
+        let clock = MachineClock::new(world.exec().clone(), skew);
+        world.act(|cloud, now| cloud.add_host(now, &node, zone, clock));
+    }
+    let zone = fleet.zone().clone();
+    world.act(|cloud, _| cloud.dns.ensure_zone(&zone));
+    for index in 0..scenario.servers {
+        fleet.start_server(index);
+    }
+    for index in 0..scenario.nodes {
+        fleet.start_agent(&scenario.node(index)?);
+    }
+    for service in &scenario.services {
+        fleet.apply(service);
+        clients::start(fleet, scenario, service)?;
+    }
+    Ok(())
+}
+
+/// Lets time pass, every fact being judged as it comes.
+fn advance(world: &World, judge: &mut Judge, scenario: &Scenario, until: Time) {
+    if !judge.goes_on(scenario) {
+        return;
+    }
+    world.exec().run(until, || {
+        world.look(|state| judge.look(state));
+        judge.goes_on(scenario)
+    });
+}

@@ -1,0 +1,371 @@
+//! The processes of ours in a run: servers and agents, started, ended and started again; and users.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use steadfast_agent::agent::{self, AgentParts};
+use steadfast_agent::config::{AgentConfig, AgentTimers};
+use steadfast_agent::node_dir::NodeDir;
+use steadfast_agent::seams::NoSecrets;
+use steadfast_core::backends::Backends;
+use steadfast_core::control::{Control, ControlError, ControlResult, Guard};
+use steadfast_core::controller::{Controller, ControllerConfig};
+use steadfast_core::ids::{NodeName, ServerId, ServiceName};
+use steadfast_core::layer::{CallCounters, StackOptions, stack};
+use steadfast_core::orchestrator::Orchestrator;
+use steadfast_core::registry::DomainName;
+use steadfast_core::runtime::Environment;
+use steadfast_core::store::Store;
+use steadfast_core::world::PlainBlueprints;
+use steadfast_orchestrator_process::ProcessOrchestrator;
+
+use super::scenario::{Scenario, ServiceFile};
+use crate::env::{self, MachineClock};
+use crate::exec::ProcessId;
+use crate::face::{SimDb, SimEngines, SimGuards, SimHost, SimIps, SimProver, SimRegistry, SimVolumes};
+use crate::model::Fact;
+use crate::model::host::Cut;
+use crate::world::{Caller, World};
+
+/// The processes of a run.
+#[derive(Debug)]
+pub struct Fleet {
+    world: World,
+    scenario: Scenario,
+    zone: DomainName,
+    user: ProcessId,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    agents: BTreeMap<NodeName, ProcessId>,
+    servers: BTreeMap<u32, (ProcessId, Control)>,
+    asked: u32,
+    over: bool,
+}
+
+impl Fleet {
+    /// No process yet.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn new(world: World, scenario: &Scenario) -> Result<Arc<Self>, String> {
+        let zone: DomainName = "sim.steadfast.internal".parse().map_err(|error| format!("{error}"))?;
+        let user = world.exec().process("user");
+        let scenario = scenario.clone();
+        let fleet = Arc::new(Fleet { world, scenario, zone, user, state: Mutex::default() });
+        let told = Arc::downgrade(&fleet);
+        fleet.world.set_on_crash(move |process| {
+            if let Some(fleet) = told.upgrade() {
+                fleet.crashed(process);
+            }
+        });
+        Ok(fleet)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The world.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The cluster's DNS zone.
+    pub fn zone(&self) -> &DomainName {
+        &self.zone
+    }
+
+    /// The process of a node's agent, if it lives.
+    pub fn agent(&self, node: &NodeName) -> Option<ProcessId> {
+        self.state().agents.get(node).copied()
+    }
+
+    /// The process of a server, if it lives.
+    pub fn server(&self, index: u32) -> Option<ProcessId> {
+        self.state().servers.get(&index).map(|(process, _)| *process)
+    }
+
+    /// What a process works with: its records and backends, with every layer that ships around each.
+    fn wire(&self, caller: &Caller, env: &Environment) -> steadfast_core::Result<(Store, Backends)> {
+        let (options, counters) = (StackOptions::default(), CallCounters::new());
+        let db = stack(Arc::new(SimDb(caller.clone())) as Arc<_>, options, env, &counters);
+        let cluster = "sim".parse().map_err(|error| {
+            steadfast_core::Error::new(steadfast_core::ErrorKind::Invalid, "sim", "name", "sim", error)
+        })?;
+        let store = Store::new(db, env.entropy().fork("store"), cluster)?;
+        let prover = Arc::new(SimProver(caller.clone()));
+        let mut orchestrator = ProcessOrchestrator::new(env.clone(), store.clone(), prover);
+        if let Some(margin) = self.scenario.profile.lease_margin_ms {
+            orchestrator = orchestrator.with_lease_death(Duration::from_millis(margin));
+        }
+        let orchestrator: Arc<dyn Orchestrator> = Arc::new(orchestrator);
+        let backends = Backends {
+            volumes: stack(Arc::new(SimVolumes(caller.clone())) as Arc<_>, options, env, &counters),
+            ips: stack(Arc::new(SimIps(caller.clone())) as Arc<_>, options, env, &counters),
+            registry: stack(Arc::new(SimRegistry(caller.clone())) as Arc<_>, options, env, &counters),
+            orchestrator: stack(orchestrator, options, env, &counters),
+            zone: self.zone.clone(),
+        };
+        Ok((store, backends))
+    }
+
+    /// Starts a server.
+    pub fn start_server(self: &Arc<Self>, index: u32) {
+        let name = format!("s{}", index + 1);
+        let process = self.world.exec().process(format!("{name} at {}", self.world.now()));
+        let skew = self.scenario.clocks.get(&name).copied().unwrap_or_default();
+        let clock = MachineClock::new(self.world.exec().clone(), skew);
+        let env = env::environment(self.world.exec(), process, &clock, self.world.seed());
+        let actor = format!("server@{name}");
+        let caller = Caller::new(self.world.clone(), process, &actor, None);
+        // A server's life has a name of its own, as those of the binary do.
+        let id: Option<ServerId> = format!("{name}-{}", self.world.now().millis()).parse().ok();
+        let (Ok((store, backends)), Some(id)) = (self.wire(&caller, &env), id) else { return };
+        let config = ControllerConfig::default();
+        let controller = Controller::new(env.clone(), store.clone(), backends, id, config);
+        let plain = Arc::new(PlainBlueprints);
+        let control = Control::new(env, store, controller.clone(), plain.clone(), plain.clone(), plain);
+        self.state().servers.insert(index, (process, control));
+        self.world.act(|cloud, now| cloud.truth.note(now, Fact::ProcessUp { actor }));
+        controller.start();
+    }
+
+    /// Starts a node's agent, if the node runs.
+    pub fn start_agent(self: &Arc<Self>, node: &NodeName) {
+        let found = self.world.look(|state| {
+            let host = state.cloud.hosts.get(node).filter(|host| host.running)?;
+            Some((host.clock.clone(), host.zone.clone()))
+        });
+        let Some((clock, zone)) = found else { return };
+        let process = self.world.exec().process(format!("agent of {node} at {}", self.world.now()));
+        let env = env::environment(self.world.exec(), process, &clock, self.world.seed());
+        let actor = format!("agent@{node}");
+        let caller = Caller::new(self.world.clone(), process, &actor, Some(node.clone()));
+        let (Ok((store, backends)), Ok(fresh)) = (self.wire(&caller, &env), env.entropy().token().parse())
+        else {
+            return;
+        };
+        let incarnation = self.world.act(|cloud, now| {
+            cloud.truth.note(now, Fact::ProcessUp { actor });
+            cloud.hold_node(now, node, fresh)
+        });
+        let parts = AgentParts {
+            config: AgentConfig {
+                node: node.clone(),
+                zone,
+                labels: BTreeMap::new(),
+                engines: BTreeMap::new(),
+                version: "simulated".to_owned(),
+                logs: "/simulated/logs".into(),
+                timers: AgentTimers::default(),
+                fence_by_lease: self.scenario.profile.lease_margin_ms.is_some(),
+            },
+            dir: NodeDir::new(format!("/simulated/nodes/{node}")),
+            incarnation,
+            env: env.clone(),
+            store,
+            backends,
+            engines: Arc::new(SimEngines::new(caller.clone(), node.clone())),
+            secrets: Arc::new(NoSecrets),
+            guards: Arc::new(SimGuards::new(caller.clone(), node.clone())),
+            host: Arc::new(SimHost::new(caller, env.clone(), node.clone())),
+        };
+        self.state().agents.insert(node.clone(), process);
+        let world = self.world.clone();
+        let shutdown = env.tasks().shutdown();
+        let running = async move {
+            if let Err(error) = agent::run(parts, shutdown).await {
+                tracing::debug!(error = %error.chain(), "an agent has ended");
+            }
+            world.crash(process);
+        };
+        self.world.exec().spawn(process, "agent", Box::pin(running));
+    }
+
+    /// A process has ended by a fault, or by itself: it is started again after a while.
+    fn crashed(self: &Arc<Self>, process: ProcessId) {
+        let mut state = self.state();
+        if state.over {
+            return;
+        }
+        let node = state.agents.iter().find(|(_, agent)| **agent == process).map(|(node, _)| node.clone());
+        let server = state.servers.iter().find(|(_, server)| server.0 == process).map(|(index, _)| *index);
+        let ended = node.as_ref().and_then(|node| state.agents.remove(node));
+        let control = server.and_then(|index| state.servers.remove(&index));
+        drop(state);
+        drop((ended, control));
+        let again = self.world.now().plus_millis(self.scenario.restart_ms);
+        let (fleet, exec) = (Arc::clone(self), self.world.exec());
+        if let Some(node) = node {
+            self.world.act(|cloud, now| {
+                cloud.truth.note(now, Fact::ProcessDown { actor: format!("agent@{node}") });
+                if let Some(host) = cloud.hosts.get_mut(&node) {
+                    host.agent = false;
+                }
+            });
+            exec.at(again, move || {
+                if fleet.agent(&node).is_none() {
+                    fleet.start_agent(&node);
+                }
+            });
+        } else if let Some(index) = server {
+            let actor = format!("server@s{}", index + 1);
+            self.world.act(|cloud, now| cloud.truth.note(now, Fact::ProcessDown { actor }));
+            exec.at(again, move || fleet.start_server(index));
+        }
+    }
+
+    /// Switches a node off.
+    pub fn stop_node(&self, node: &NodeName) {
+        let agent = self.state().agents.remove(node);
+        if let Some(process) = agent {
+            self.world.exec().kill(process);
+        }
+        self.world.act(|cloud, now| cloud.stop_host(now, node));
+    }
+
+    /// Switches a node on.
+    pub fn start_node(self: &Arc<Self>, node: &NodeName) {
+        let off = self.world.look(|state| state.cloud.hosts.get(node).is_some_and(|host| !host.running));
+        if off {
+            self.world.act(|cloud, now| cloud.start_host(now, node));
+            self.start_agent(node);
+        }
+    }
+
+    /// Switches every node on that is off, but these.
+    pub fn start_all_nodes(self: &Arc<Self>, but: &[String]) {
+        let off: Vec<NodeName> = self.world.look(|state| {
+            let off = state.cloud.hosts.all().filter(|(_, host)| !host.running);
+            off.map(|(node, _)| node.clone()).collect()
+        });
+        for node in off.iter().filter(|node| !but.iter().any(|name| name == node.as_str())) {
+            self.start_node(node);
+        }
+    }
+
+    /// Lets a node stand still for a while.
+    pub fn pause_node(self: &Arc<Self>, node: &NodeName, for_ms: u64) {
+        if let Some(process) = self.agent(node) {
+            self.world.pause(process, for_ms);
+        }
+        self.world.act(|cloud, now| cloud.pause_host(now, node, true));
+        let (fleet, node) = (Arc::clone(self), node.clone());
+        self.world.exec().at(self.world.now().plus_millis(for_ms), move || {
+            if fleet.world.look(|state| state.cloud.hosts.get(&node).is_some_and(|host| host.paused)) {
+                fleet.world.act(|cloud, now| cloud.pause_host(now, &node, false));
+            }
+        });
+    }
+
+    /// Cuts a node off, or connects it again.
+    pub fn cut_node(&self, node: &NodeName, cut: Cut) {
+        self.world.act(|cloud, _| {
+            if let Some(host) = cloud.hosts.get_mut(node) {
+                host.cut = cut;
+            }
+        });
+        self.world.reconnect_watchers();
+    }
+
+    /// Lets a user ask, again and again until a server has answered.
+    fn ask_until<F>(self: &Arc<Self>, ask: impl Fn(Control, Guard) -> F + Send + 'static)
+    where
+        F: Future<Output = ControlResult<()>> + Send,
+    {
+        let asked = {
+            let mut state = self.state();
+            state.asked += 1;
+            state.asked
+        };
+        let guard = Guard { idempotency_key: Some(format!("user-{asked}")), if_index: None };
+        let clock = MachineClock::new(self.world.exec().clone(), env::ClockSkew::default());
+        let env = env::environment(self.world.exec(), self.user, &clock, self.world.seed());
+        let fleet = Arc::downgrade(self);
+        let asking = async move {
+            loop {
+                let Some(fleet) = fleet.upgrade() else { return };
+                let control = fleet.state().servers.values().next().map(|(_, control)| control.clone());
+                drop(fleet);
+                if let Some(control) = control {
+                    let answer = env.timeout(Duration::from_secs(30), ask(control, guard.clone())).await;
+                    match answer {
+                        Some(Ok(()) | Err(ControlError::Invalid(_) | ControlError::NotFound { .. })) => {
+                            return;
+                        }
+                        Some(Err(error)) => tracing::debug!(%error, "a user is refused"),
+                        None => {}
+                    }
+                }
+                env.clock().sleep(Duration::from_secs(1)).await;
+            }
+        };
+        self.world.exec().spawn(self.user, "user", Box::pin(asking));
+    }
+
+    /// Lets a user apply a service file.
+    pub fn apply(self: &Arc<Self>, file: &ServiceFile) {
+        let input = file.input();
+        self.ask_until(move |control, guard| {
+            let input = input.clone();
+            async move { control.apply(input, guard).await.map(drop) }
+        });
+    }
+
+    /// Lets a user ask for an operation.
+    pub fn ask(self: &Arc<Self>, operation: &str, service: &str) {
+        let Ok(name) = service.parse::<ServiceName>() else { return };
+        let operation = operation.to_owned();
+        self.ask_until(move |control, guard| {
+            let (name, operation) = (name.clone(), operation.clone());
+            async move {
+                match operation.as_str() {
+                    "stop" => control.stop(&name, guard).await.map(drop),
+                    "start" => control.start(&name, guard).await.map(drop),
+                    "restart" => control.restart(&name, guard).await.map(drop),
+                    "delete" => control.delete(&name, guard).await.map(drop),
+                    _ => control.undelete(&name, guard).await.map(drop),
+                }
+            }
+        });
+    }
+
+    /// Lets an operator confirm that a node's present life is over.
+    pub fn confirm_dead(self: &Arc<Self>, node: &NodeName) {
+        let life = self.world.look(|state| state.cloud.hosts.get(node).and_then(|h| h.incarnation.clone()));
+        let (Some(life), node) = (life, node.clone()) else { return };
+        self.ask_until(move |control, _| {
+            let (node, life) = (node.clone(), life.clone());
+            async move { control.confirm_dead(&node, &life).await.map(drop) }
+        });
+    }
+
+    /// Where clients look for the member that takes writes.
+    pub fn client_name(&self, file: &ServiceFile) -> Option<DomainName> {
+        let own = self.zone.child(&file.name).ok()?;
+        if file.blueprint == "quorum" { Some(own) } else { own.child("primary").ok() }
+    }
+
+    /// The addresses clients find, in order.
+    pub fn resolve(&self, name: &DomainName) -> Vec<IpAddr> {
+        use steadfast_core::registry::{RecordKind, RecordSet};
+        match self.world.look(|state| state.cloud.dns.resolve(name, RecordKind::Addresses)) {
+            Some(RecordSet::Addresses(set)) => set.into_iter().collect(),
+            Some(RecordSet::Services(_)) | None => Vec::new(),
+        }
+    }
+
+    /// Ends every process, for good.
+    pub fn end(&self) {
+        let mut state = self.state();
+        state.over = true;
+        let ended = (std::mem::take(&mut state.agents), std::mem::take(&mut state.servers));
+        drop(state);
+        drop(ended);
+    }
+}

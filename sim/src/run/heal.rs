@@ -1,0 +1,144 @@
+//! After the storm: everything is repaired, and what is wanted has to be reached and kept.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use steadfast_core::ids::MemberName;
+use steadfast_core::model::Role;
+
+use super::fleet::Fleet;
+use super::outcome::Timings;
+use super::scenario::{Scenario, ServiceFile};
+use super::script::Action;
+use crate::invariant::Judge;
+use crate::model::host::Cut;
+use crate::model::{Cloud, Fact};
+use crate::time::Time;
+use crate::world::World;
+
+/// Repairs everything, but what shall stay dead.
+pub(super) fn heal(fleet: &Arc<Fleet>, scenario: &Scenario) {
+    let world = fleet.world();
+    world.heal();
+    world.act(|cloud, now| cloud.truth.note(now, Fact::Healing));
+    let nodes: Vec<_> =
+        world.look(|state| state.cloud.hosts.all().map(|(node, host)| (node.clone(), host.paused)).collect());
+    for (node, paused) in nodes {
+        fleet.cut_node(&node, Cut::default());
+        if paused {
+            world.act(|cloud, now| cloud.pause_host(now, &node, false));
+        }
+        if let Some(agent) = fleet.agent(&node) {
+            world.exec().resume(agent);
+        }
+    }
+    for index in 0..scenario.servers {
+        if let Some(server) = fleet.server(index) {
+            world.exec().resume(server);
+        }
+    }
+    fleet.start_all_nodes(&scenario.heal.dead);
+}
+
+/// Waits for the desired state, within its bound, and sees that it stays.
+pub(super) fn settle(world: &World, judge: &mut Judge, scenario: &Scenario, timings: &mut Timings) {
+    const STEP_MS: u64 = 500;
+    let begun = world.now();
+    let bound = begun.plus_millis(scenario.heal.within_ms);
+    let mut good_since: Option<Time> = None;
+    let mut why = String::new();
+    while world.now() < bound.plus_millis(scenario.heal.stable_ms) {
+        super::advance(world, judge, scenario, world.now().plus_millis(STEP_MS));
+        if !judge.goes_on(scenario) {
+            return;
+        }
+        let now = world.now();
+        match world.look(|state| as_desired(&state.cloud, scenario, now)) {
+            Ok(()) => {
+                let since = *good_since.get_or_insert(now);
+                if now.since(since).as_millis() >= u128::from(scenario.heal.stable_ms) {
+                    timings.healed_ms =
+                        Some(u64::try_from(since.since(begun).as_millis()).unwrap_or(u64::MAX));
+                    return;
+                }
+            }
+            Err(reason) => {
+                if good_since.take().is_some() {
+                    timings.relapses += 1;
+                }
+                why = reason;
+            }
+        }
+        if good_since.is_none() && now >= bound {
+            break;
+        }
+    }
+    judge.violated(world.now(), "L1", format!("what is wanted was not reached, or did not last: {why}"));
+}
+
+/// Whether every service is as it is wanted, by what really runs.
+fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time) -> Result<(), String> {
+    for file in &scenario.services {
+        let wanted = wanted(scenario, file);
+        let engines: Vec<_> = cloud
+            .hosts
+            .engines()
+            .filter(|(_, _, _, engine)| engine.launch.service.as_str() == file.name)
+            .map(|(node, member, ..)| (node, member))
+            .collect();
+        if !wanted {
+            if let Some((node, member)) = engines.first() {
+                return Err(format!("{member} still runs on {node}"));
+            }
+            continue;
+        }
+        serves(cloud, file, &engines)?;
+        let recent = cloud.truth.acknowledged.values().max().copied();
+        let patience = scenario.clients.every_ms + scenario.clients.patience_ms;
+        if scenario.clients.per_service > 0
+            && recent.is_none_or(|at| now.since(at).as_millis() > u128::from(patience))
+        {
+            return Err(format!("no write to {} was confirmed of late", file.name));
+        }
+    }
+    Ok(())
+}
+
+fn serves(
+    cloud: &Cloud,
+    file: &ServiceFile,
+    engines: &[(&steadfast_core::ids::NodeName, &MemberName)],
+) -> Result<(), String> {
+    let mut running: BTreeMap<&MemberName, usize> = BTreeMap::new();
+    let mut leaders = 0;
+    for (node, member) in engines {
+        *running.entry(member).or_default() += 1;
+        let view = cloud.observe_engine(node, member);
+        if !view.ready {
+            return Err(format!("{member} on {node} is not ready: {view:?}"));
+        }
+        leaders += usize::from(view.role == Role::Primary);
+    }
+    if let Some((member, _)) = running.iter().find(|(_, count)| **count > 1) {
+        return Err(format!("{member} runs more than once"));
+    }
+    if running.len() != file.replicas as usize {
+        return Err(format!("{} of {} members of {} run", running.len(), file.replicas, file.name));
+    }
+    if file.blueprint == "plain" && leaders != 1 {
+        return Err(format!("{leaders} members of {} take writes", file.name));
+    }
+    Ok(())
+}
+
+/// Whether a service shall run, by the last that users asked for.
+fn wanted(scenario: &Scenario, file: &ServiceFile) -> bool {
+    let asked = scenario.script.iter().filter_map(|scripted| match &scripted.action {
+        Action::Ask(operation, service) if service == &file.name => {
+            Some((scripted.at_ms, operation.as_str()))
+        }
+        _ => None,
+    });
+    let last = asked.filter(|(_, operation)| *operation != "restart").max_by_key(|(at, _)| *at);
+    !matches!(last, Some((_, "stop" | "delete")))
+}

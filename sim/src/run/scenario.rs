@@ -1,0 +1,166 @@
+//! What a run is made of, as data.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use steadfast_core::ids::{NodeName, ZoneName};
+
+use super::script::{Action, Scripted, Target};
+use crate::env::ClockSkew;
+use crate::fault::Plan;
+use crate::model::Profile;
+
+/// A run, from beginning to end. The same scenario gives the same trace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// What it is called.
+    pub name: String,
+    /// What every duration and every identifier is drawn from.
+    pub seed: u64,
+    /// How the backends behave.
+    pub profile: Profile,
+    /// How many zones the nodes are spread over.
+    pub zones: u32,
+    /// How many nodes there are: `node-1`, `node-2`…
+    pub nodes: u32,
+    /// How many servers there are: `s1`, `s2`…
+    pub servers: u32,
+    /// The clocks that are wrong, by node or server.
+    #[serde(default)]
+    pub clocks: BTreeMap<String, ClockSkew>,
+    /// The services to create.
+    pub services: Vec<ServiceFile>,
+    /// Who uses them.
+    pub clients: Clients,
+    /// What happens to the environment, and what users ask.
+    #[serde(default)]
+    pub script: Vec<Scripted>,
+    /// What goes wrong with calls.
+    #[serde(default)]
+    pub plan: Plan,
+    /// How long a process that has ended takes to be started again, in milliseconds.
+    pub restart_ms: u64,
+    /// How long things may go wrong, in milliseconds.
+    pub storm_ms: u64,
+    /// What comes then.
+    pub heal: HealPhase,
+    /// Whether the run goes on after the first violation.
+    #[serde(default)]
+    pub all_violations: bool,
+}
+
+/// A service to create.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceFile {
+    /// Its name.
+    pub name: String,
+    /// Its blueprint: `plain` (a primary and replicas, led by us) or `quorum`.
+    pub blueprint: String,
+    /// Its members.
+    pub replicas: u32,
+    /// Everything else of the service file.
+    #[serde(default)]
+    pub more: BTreeMap<String, Value>,
+}
+
+impl ServiceFile {
+    /// The file as users would give it.
+    pub fn input(&self) -> Value {
+        let mut input = json!({
+            "apiVersion": "steadfast/v1",
+            "name": self.name,
+            "blueprint": self.blueprint,
+            "replicas": self.replicas,
+        });
+        for (key, value) in &self.more {
+            input[key] = value.clone();
+        }
+        input
+    }
+}
+
+/// Who uses the services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// How many there are for each service.
+    pub per_service: u32,
+    /// How long each waits between two writes, in milliseconds.
+    pub every_ms: u64,
+    /// How long it waits for a write to be confirmed, in milliseconds.
+    pub patience_ms: u64,
+}
+
+/// What comes after the storm: everything is repaired, and the desired state has to be reached and kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealPhase {
+    /// Nodes that stay off for ever.
+    #[serde(default)]
+    pub dead: Vec<String>,
+    /// How long it may take, in milliseconds.
+    pub within_ms: u64,
+    /// How long it has to stay so, in milliseconds.
+    pub stable_ms: u64,
+}
+
+impl Scenario {
+    /// A calm run: three nodes in three zones, one server, one service of three members and one client.
+    pub fn calm(name: &str, profile: Profile, seed: u64) -> Self {
+        let accept_lease = profile.lease_margin_ms.is_some();
+        let mut more = BTreeMap::new();
+        if accept_lease {
+            more.insert("fencing".to_owned(), json!({"minimum": "F1", "accept_lease": true}));
+        }
+        Scenario {
+            name: name.to_owned(),
+            seed,
+            zones: if profile.volumes.zonal { 1 } else { 3 },
+            profile,
+            nodes: 4,
+            servers: 1,
+            clocks: BTreeMap::new(),
+            services: vec![ServiceFile {
+                name: "orders".to_owned(),
+                blueprint: "plain".to_owned(),
+                replicas: 3,
+                more,
+            }],
+            clients: Clients { per_service: 1, every_ms: 1_000, patience_ms: 5_000 },
+            script: Vec::new(),
+            plan: Plan::default(),
+            restart_ms: 1_000,
+            storm_ms: 60_000,
+            heal: HealPhase { dead: Vec::new(), within_ms: 300_000, stable_ms: 30_000 },
+            all_violations: false,
+        }
+    }
+
+    /// With something that happens at a time.
+    #[must_use]
+    pub fn at(mut self, at_ms: u64, action: Action) -> Self {
+        self.script.push(Scripted { at_ms, action });
+        self
+    }
+
+    /// With the node of the primary of `orders` switched off for good at `at_ms`.
+    #[must_use]
+    pub fn losing_the_primary(self, at_ms: u64) -> Self {
+        self.at(at_ms, Action::StopNode(Target::PrimaryOf("orders".to_owned())))
+    }
+
+    /// The name of a node.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn node(&self, index: u32) -> Result<NodeName, String> {
+        format!("node-{}", index + 1).parse().map_err(|error| format!("{error}"))
+    }
+
+    /// The zone of a node.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn zone_of(&self, index: u32) -> Result<ZoneName, String> {
+        format!("zone-{}", index % self.zones.max(1) + 1).parse().map_err(|error| format!("{error}"))
+    }
+}

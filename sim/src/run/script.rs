@@ -1,0 +1,176 @@
+//! What happens to the environment at given times, and what users ask.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use steadfast_core::ids::NodeName;
+
+use super::fleet::Fleet;
+use super::scenario::{Scenario, ServiceFile};
+use crate::model::engine::Doing;
+use crate::model::host::Cut;
+use crate::model::{Cloud, Fact};
+use crate::time::Time;
+
+/// Something that happens at a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scripted {
+    /// When, in milliseconds.
+    pub at_ms: u64,
+    /// What.
+    pub action: Action,
+}
+
+/// A node, by name or by what runs on it when the time comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// This one.
+    Node(String),
+    /// The one that runs this member's engine.
+    HolderOf(String),
+    /// The one that runs the member of this service that takes writes.
+    PrimaryOf(String),
+}
+
+/// What happens. Times are in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// A machine is switched off.
+    StopNode(Target),
+    /// A machine is switched on.
+    StartNode(Target),
+    /// Every machine that is off is switched on.
+    StartAllNodes,
+    /// A machine stands still for so long: agent, guards and engines.
+    PauseNode(Target, u64),
+    /// A machine is cut off for so long, and runs on.
+    CutNode(Target, Cut, u64),
+    /// An agent ends where it is, and is started again.
+    CrashAgent(Target),
+    /// An agent stands still for so long.
+    PauseAgent(Target, u64),
+    /// A server ends where it is, and is started again.
+    CrashServer(u32),
+    /// A server stands still for so long.
+    PauseServer(u32, u64),
+    /// An engine ends by itself.
+    CrashEngine(String),
+    /// A contract (`metadata`, `volume`, `ip`, `registry`, `prover`) fails for so long.
+    Outage(String, u64),
+    /// A machine's wall clock is set forward or back.
+    JumpClock(Target, i64),
+    /// A user applies a service file.
+    Apply(ServiceFile),
+    /// A user asks for an operation (`stop`, `start`, `restart`, `delete`, `undelete`) on a service.
+    Ask(String, String),
+    /// An operator confirms that a node is dead.
+    ConfirmDead(Target),
+}
+
+/// Sets everything that is to happen.
+pub(super) fn schedule(fleet: &Arc<Fleet>, scenario: &Scenario) {
+    for Scripted { at_ms, action } in &scenario.script {
+        let (fleet, action) = (Arc::clone(fleet), action.clone());
+        let exec = fleet.world().exec().clone();
+        exec.at(Time::from_millis(*at_ms), move || act(&fleet, &action));
+    }
+}
+
+fn find(cloud: &Cloud, target: &Target) -> Option<NodeName> {
+    match target {
+        Target::Node(name) => name.parse().ok(),
+        Target::HolderOf(member) => {
+            let mut engines = cloud.hosts.engines();
+            engines.find(|(_, name, ..)| name.as_str() == member).map(|(node, ..)| node.clone())
+        }
+        Target::PrimaryOf(service) => {
+            let mut engines = cloud.hosts.engines();
+            let leads = engines.find(|(_, _, _, engine)| {
+                engine.doing == Doing::Leading && engine.launch.service.as_str() == service
+            });
+            leads.map(|(node, ..)| node.clone())
+        }
+    }
+}
+
+/// Does it now.
+pub(super) fn act(fleet: &Arc<Fleet>, action: &Action) {
+    let world = fleet.world().clone();
+    let text = format!("{action:?}");
+    let node = |target: &Target| world.look(|state| find(&state.cloud, target));
+    world.act(|cloud, now| cloud.truth.note(now, Fact::Scripted { text }));
+    let later = |after_ms: u64, action: Action| {
+        let fleet = Arc::clone(fleet);
+        world.exec().at(world.now().plus_millis(after_ms), move || act(&fleet, &action));
+    };
+    match action {
+        Action::StopNode(target) => {
+            if let Some(node) = node(target) {
+                fleet.stop_node(&node);
+            }
+        }
+        Action::StartNode(target) => {
+            if let Some(node) = node(target) {
+                fleet.start_node(&node);
+            }
+        }
+        Action::StartAllNodes => fleet.start_all_nodes(&[]),
+        Action::PauseNode(target, for_ms) => {
+            if let Some(node) = node(target) {
+                fleet.pause_node(&node, *for_ms);
+            }
+        }
+        Action::CutNode(target, cut, for_ms) => {
+            if let Some(node) = node(target) {
+                fleet.cut_node(&node, *cut);
+                if *cut != Cut::default() {
+                    later(*for_ms, Action::CutNode(Target::Node(node.to_string()), Cut::default(), 0));
+                }
+            }
+        }
+        Action::CrashAgent(target) => {
+            if let Some(process) = node(target).and_then(|node| fleet.agent(&node)) {
+                world.crash(process);
+            }
+        }
+        Action::PauseAgent(target, for_ms) => {
+            if let Some(process) = node(target).and_then(|node| fleet.agent(&node)) {
+                world.pause(process, *for_ms);
+            }
+        }
+        Action::CrashServer(index) => {
+            if let Some(process) = fleet.server(*index) {
+                world.crash(process);
+            }
+        }
+        Action::PauseServer(index, for_ms) => {
+            if let Some(process) = fleet.server(*index) {
+                world.pause(process, *for_ms);
+            }
+        }
+        Action::CrashEngine(member) => {
+            if let (Some(node), Ok(member)) = (node(&Target::HolderOf(member.clone())), member.parse()) {
+                world.act(|cloud, now| cloud.crash_engine(now, &node, &member, "it crashed"));
+            }
+        }
+        Action::Outage(contract, for_ms) => world.fail(contract, *for_ms),
+        Action::JumpClock(target, by_ms) => {
+            if let Some(node) = node(target) {
+                world.look(|state| {
+                    if let Some(host) = state.cloud.hosts.get(&node) {
+                        host.clock.jump(*by_ms);
+                    }
+                });
+            }
+        }
+        Action::Apply(file) => fleet.apply(file),
+        Action::Ask(operation, service) => fleet.ask(operation, service),
+        Action::ConfirmDead(target) => {
+            if let Some(node) = node(target) {
+                fleet.confirm_dead(&node);
+            }
+        }
+    }
+}

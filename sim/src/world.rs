@@ -1,0 +1,516 @@
+//! The world of a run, and the gate that every call into it goes through.
+
+mod hints;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::future::{Future, pending, poll_fn};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures::channel::oneshot;
+use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::ids::NodeName;
+
+use crate::exec::{Exec, ProcessId};
+use crate::fault::{Fault, Faults, Plan};
+use crate::hash;
+use crate::key::Sites;
+use crate::model::{Cloud, Fact, Profile};
+use crate::time::Time;
+use crate::trace::{Entry, FACT, Stage, Trace};
+use hints::Watchers;
+
+/// The world of one run. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct World(Arc<Inner>);
+
+struct Inner {
+    exec: Exec,
+    seed: u64,
+    state: Mutex<State>,
+}
+
+/// Told when a process has been ended by a fault: whoever started it may start it again.
+type OnCrash = Arc<dyn Fn(ProcessId) + Send + Sync>;
+
+/// What there is in the world.
+pub struct State {
+    /// The models.
+    pub cloud: Cloud,
+    /// The call sites that were come by.
+    pub sites: Sites,
+    /// What happened.
+    pub trace: Trace,
+    /// What goes wrong.
+    pub faults: Faults,
+    watchers: Watchers,
+    /// Contracts that fail, and until when.
+    outages: BTreeMap<String, Time>,
+    /// Clients that wait for a write to be confirmed.
+    waiting: BTreeMap<u64, oneshot::Sender<NodeName>>,
+    earlier: BTreeMap<u64, Earlier>,
+    poked: Option<Time>,
+    traced: usize,
+    on_crash: Option<OnCrash>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("facts", &self.traced).finish_non_exhaustive()
+    }
+}
+
+/// What a call site was answered last, and before that something else.
+struct Earlier {
+    digest: u64,
+    last: Box<dyn Any + Send>,
+    before: Option<Box<dyn Any + Send>>,
+}
+
+/// What a call may be answered.
+pub trait Answer: Clone + fmt::Debug + Send + 'static {
+    /// What tells it from other answers, for traces.
+    fn digest(&self) -> u64 {
+        hash::of_debug(self)
+    }
+
+    /// Leaves out the second half of a list; `false`: there is nothing to leave out.
+    fn truncate(&mut self) -> bool {
+        false
+    }
+}
+
+/// What a call is.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// Contract and operation: `volume.begin_attach`.
+    pub operation: &'static str,
+    /// What it is about, by meaning.
+    pub resource: &'a (dyn Display + Sync),
+    /// Whether it may change something.
+    pub writes: bool,
+    /// Whether it stays on the caller's machine.
+    pub local: bool,
+}
+
+impl fmt::Debug for Ask<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.operation, self.resource)
+    }
+}
+
+impl World {
+    /// A world at its beginning.
+    pub fn new(profile: Profile, seed: u64, plan: &Plan) -> Self {
+        let state = State {
+            cloud: Cloud::new(profile, seed),
+            sites: Sites::default(),
+            trace: Trace::default(),
+            faults: Faults::new(plan),
+            watchers: Watchers::default(),
+            outages: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            poked: None,
+            traced: 0,
+            on_crash: None,
+        };
+        World(Arc::new(Inner { exec: Exec::new(), seed, state: Mutex::new(state) }))
+    }
+
+    /// The executor.
+    pub fn exec(&self) -> &Exec {
+        &self.0.exec
+    }
+
+    /// The time.
+    pub fn now(&self) -> Time {
+        self.0.exec.now()
+    }
+
+    /// The seed.
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks, and changes nothing.
+    pub fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.state())
+    }
+
+    /// Changes the world now, and lets follow what follows.
+    pub fn act<R>(&self, act: impl FnOnce(&mut Cloud, Time) -> R) -> R {
+        let now = self.now();
+        let mut state = self.state();
+        let result = act(&mut state.cloud, now);
+        self.follow_up(&mut state, now);
+        result
+    }
+
+    /// Changes what is not of the models: faults, outages.
+    pub fn direct<R>(&self, act: impl FnOnce(&mut State, Time) -> R) -> R {
+        let now = self.now();
+        let mut state = self.state();
+        let result = act(&mut state, now);
+        self.follow_up(&mut state, now);
+        result
+    }
+
+    /// After every change: hints are sent, clients are told, facts are traced, and the next transition is set.
+    fn follow_up(&self, state: &mut State, now: Time) {
+        self.send_hints(state, now);
+        for (write, node) in std::mem::take(&mut state.cloud.confirmed) {
+            if let Some(client) = state.waiting.remove(&write) {
+                let takes = hash::draw_in((0, 2), self.0.seed, write, 1);
+                let world = self.clone();
+                self.0.exec.at(now.plus_millis(takes), move || {
+                    let hears = world.look(|state| {
+                        state.cloud.hosts.get(&node).is_some_and(|host| !host.cut.clients && !host.paused)
+                    });
+                    if hears {
+                        client.send(node).ok();
+                    }
+                });
+            }
+        }
+        let facts = state.cloud.truth.facts();
+        for (index, (at, fact)) in facts.iter().enumerate().skip(state.traced) {
+            let nth = u32::try_from(index).unwrap_or(u32::MAX);
+            let entry =
+                Entry { at: *at, site: FACT, nth, stage: Stage::Effect, digest: hash::of_debug(fact) };
+            state.trace.push(entry, 0);
+        }
+        state.traced = facts.len();
+        if let Some(due) = state.cloud.next_due()
+            && state.poked.is_none_or(|poked| due < poked)
+        {
+            state.poked = Some(due);
+            let world = self.clone();
+            self.0.exec.at(due, move || {
+                let now = world.now();
+                let mut state = world.state();
+                if state.poked.is_some_and(|poked| poked <= now) {
+                    state.poked = None;
+                }
+                state.cloud.advance(now);
+                world.follow_up(&mut state, now);
+            });
+        }
+    }
+
+    /// Says who is told when a fault ends a process.
+    pub fn set_on_crash(&self, told: impl Fn(ProcessId) + Send + Sync + 'static) {
+        self.state().on_crash = Some(Arc::new(told));
+    }
+
+    /// Ends a process where it is.
+    pub fn crash(&self, process: ProcessId) {
+        if !self.0.exec.is_alive(process) {
+            return;
+        }
+        self.0.exec.kill(process);
+        let told = self.state().on_crash.clone();
+        if let Some(told) = told {
+            told(process);
+        }
+    }
+
+    /// Lets a process stand still for a while.
+    pub fn pause(&self, process: ProcessId, for_ms: u64) {
+        self.0.exec.pause(process);
+        let exec = self.0.exec.clone();
+        self.0.exec.at(self.now().plus_millis(for_ms), move || exec.resume(process));
+    }
+
+    /// Lets a contract (`metadata`, `volume`…) fail for a while.
+    pub fn fail(&self, contract: &str, for_ms: u64) {
+        let until = self.now().plus_millis(for_ms);
+        self.state().outages.insert(contract.to_owned(), until);
+    }
+
+    /// Repairs what is not a machine: no further faults, no contract that fails.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.faults.heal();
+        state.outages.clear();
+    }
+
+    /// Waits until a client's write is confirmed, at that client. For ever, if it never is.
+    pub fn confirmation(&self, write: u64) -> impl Future<Output = ()> + use<> {
+        let (sender, receiver) = oneshot::channel();
+        self.state().waiting.insert(write, sender);
+        async move {
+            if receiver.await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+
+    /// Gives up waiting for a write.
+    pub fn give_up(&self, write: u64) {
+        let waiting = self.state().waiting.remove(&write);
+        drop(waiting);
+    }
+
+    /// Ends everything: what waits holds handles on this world.
+    pub fn end(&self) {
+        self.0.exec.clear();
+        let mut state = self.state();
+        state.on_crash = None;
+        let watchers = std::mem::take(&mut state.watchers);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        drop((watchers, waiting));
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World").field("seed", &self.0.seed).field("now", &self.now()).finish_non_exhaustive()
+    }
+}
+
+/// A process that calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    world: World,
+    process: ProcessId,
+    actor: Arc<str>,
+    machine: Option<NodeName>,
+}
+
+/// A call that was let through the gate.
+struct Asked {
+    site: usize,
+    nth: u32,
+    label: u64,
+    fault: Option<Fault>,
+    ways: (u64, u64),
+}
+
+impl Caller {
+    /// `process`, which keeps `actor` as its name over restarts, on a machine or none of those that can be cut off.
+    pub fn new(world: World, process: ProcessId, actor: &str, machine: Option<NodeName>) -> Self {
+        Caller { world, process, actor: actor.into(), machine }
+    }
+
+    /// The world.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The machine it runs on.
+    pub fn machine(&self) -> Option<&NodeName> {
+        self.machine.as_ref()
+    }
+
+    /// The process.
+    pub fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// Who calls.
+    pub fn actor(&self) -> &str {
+        &self.actor
+    }
+
+    fn is_cut(&self, state: &State) -> bool {
+        self.machine
+            .as_ref()
+            .and_then(|machine| state.cloud.hosts.get(machine))
+            .is_some_and(|h| h.cut.control)
+    }
+
+    /// Makes a call: it travels, takes effect, and its answer travels back; or it goes wrong.
+    ///
+    /// A call that is lost never returns. What is on its way arrives, whatever becomes of the caller. `effect` is
+    /// asked twice if the call is duplicated.
+    ///
+    /// # Errors
+    /// What `effect` says, or a fault.
+    pub async fn call<T: Answer>(
+        &self,
+        ask: Ask<'_>,
+        effect: impl Fn(&mut Cloud, Time) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<T> {
+        let asked = self.ask(ask);
+        let mut ways = asked.ways;
+        match asked.fault {
+            Some(Fault::CrashBefore) => {
+                self.world.crash(self.process);
+                return pending().await;
+            }
+            Some(Fault::Pause(for_ms)) => {
+                self.world.pause(self.process, for_ms);
+                yield_once().await;
+            }
+            Some(Fault::RequestLost) => return pending().await,
+            Some(Fault::Slow(by)) => ways = (ways.0 + by, ways.1 + by),
+            Some(Fault::LateEffect(by)) => ways.0 += by,
+            _ => {}
+        }
+        let (answered, answer) = oneshot::channel();
+        let (caller, operation, local) = (self.clone(), ask.operation, ask.local);
+        let effect = Arc::new(effect);
+        if let Some(Fault::Duplicate(by)) = asked.fault {
+            let (world, again) = (self.world.clone(), Arc::clone(&effect));
+            self.world.0.exec.at(self.world.now().plus_millis(ways.0 + by), move || {
+                // Nobody hears what the second time comes to.
+                drop(world.act(|cloud, now| again(cloud, now)));
+            });
+        }
+        self.world.0.exec.at(self.world.now().plus_millis(ways.0), move || {
+            caller.arrive(&asked, operation, local, ways.1, &*effect, answered);
+        });
+        match answer.await {
+            Ok(answer) => answer,
+            // Lost.
+            Err(oneshot::Canceled) => pending().await,
+        }
+    }
+
+    fn ask(&self, ask: Ask<'_>) -> Asked {
+        let workflow = self.world.0.exec.current().map_or("main", |(_, name)| name);
+        let now = self.world.now();
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        let (site, nth) = state.sites.count(&self.actor, workflow, ask.operation, ask.resource, ask.writes);
+        let label = state.sites.all().get(site).map_or(0, |site| site.label);
+        let fault = state.faults.befall(now, label, nth).filter(|fault| applies(*fault, ask));
+        let span = if ask.local { (0, 1) } else { state.cloud.profile.call_ms };
+        let way = |way: u64| hash::draw_in(span, self.world.0.seed, label, u64::from(nth) * 2 + way);
+        let entry =
+            Entry { at: now, site: u32::try_from(site).unwrap_or(FACT), nth, stage: Stage::Asked, digest: 0 };
+        state.trace.push(entry, label);
+        if let (Some(fault), Some(site)) = (fault, state.sites.all().get(site)) {
+            let key = site.key(nth);
+            let text = format!("{fault:?} at {key}");
+            // Whether an answer differs is known only when there is one.
+            let changed = !matches!(fault, Fault::StaleRead | Fault::PartialList | Fault::Duplicate(_));
+            state.faults.note(now, key, fault, changed);
+            state.cloud.truth.note(now, Fact::Fault { text });
+            self.world.follow_up(state, now);
+        }
+        Asked { site, nth, label, fault, ways: (way(0), way(1)) }
+    }
+
+    fn arrive<T: Answer>(
+        &self,
+        asked: &Asked,
+        operation: &'static str,
+        local: bool,
+        back: u64,
+        effect: &(dyn Fn(&mut Cloud, Time) -> Result<T> + Send + Sync),
+        answered: oneshot::Sender<Result<T>>,
+    ) {
+        let now = self.world.now();
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        if !local && self.is_cut(state) {
+            return;
+        }
+        let contract = operation.split_once('.').map_or(operation, |(contract, _)| contract);
+        let refuse = |kind| Error::new(kind, "simulator", operation, "", "on purpose").without_effect();
+        let answer = match asked.fault {
+            Some(Fault::Throttled) => Err(refuse(ErrorKind::Throttled)),
+            Some(Fault::Unavailable) => Err(refuse(ErrorKind::Unavailable)),
+            _ if state.outages.get(contract).is_some_and(|until| now < *until) => {
+                Err(refuse(ErrorKind::Unavailable))
+            }
+            _ => effect(&mut state.cloud, now),
+        };
+        let answer = state.distort(asked, answer);
+        let digest = match &answer {
+            Ok(answer) => answer.digest(),
+            Err(error) => hash::of_text(error.message()) ^ error.kind() as u64,
+        };
+        let site = u32::try_from(asked.site).unwrap_or(FACT);
+        let mut entry = Entry { at: now, site, nth: asked.nth, stage: Stage::Effect, digest };
+        state.trace.push(entry, asked.label);
+        self.world.follow_up(state, now);
+        drop(guard);
+        match asked.fault {
+            Some(Fault::ResponseLost | Fault::LateEffect(_)) => return,
+            Some(Fault::CrashAfter) => return self.world.crash(self.process),
+            _ => {}
+        }
+        let (caller, label) = (self.clone(), asked.label);
+        self.world.0.exec.at(now.plus_millis(back), move || {
+            let mut state = caller.world.state();
+            if !local && caller.is_cut(&state) {
+                return;
+            }
+            entry.at = caller.world.now();
+            entry.stage = Stage::Heard;
+            state.trace.push(entry, label);
+            drop(state);
+            // Nobody may be waiting any more.
+            answered.send(answer).ok();
+        });
+    }
+}
+
+impl State {
+    /// What the caller is told instead of `answer`.
+    fn distort<T: Answer>(&mut self, asked: &Asked, answer: Result<T>) -> Result<T> {
+        let mut answer = answer?;
+        if asked.fault == Some(Fault::PartialList) {
+            answer.truncate();
+        }
+        if !self.faults.may_be_stale() {
+            return Ok(answer);
+        }
+        let digest = answer.digest();
+        let stale = asked.fault == Some(Fault::StaleRead);
+        let told = match self.earlier.get_mut(&asked.label) {
+            None => {
+                let last = Box::new(answer.clone());
+                self.earlier.insert(asked.label, Earlier { digest, last, before: None });
+                None
+            }
+            Some(earlier) => {
+                if earlier.digest != digest {
+                    let last = std::mem::replace(&mut earlier.last, Box::new(answer.clone()));
+                    earlier.before = Some(last);
+                    earlier.digest = digest;
+                }
+                earlier
+                    .before
+                    .as_ref()
+                    .filter(|_| stale)
+                    .and_then(|before| before.downcast_ref::<T>())
+                    .cloned()
+            }
+        };
+        Ok(told.unwrap_or(answer))
+    }
+}
+
+/// Whether a fault can befall such a call at all.
+fn applies(fault: Fault, ask: Ask<'_>) -> bool {
+    match fault {
+        Fault::StaleRead | Fault::PartialList => !ask.writes,
+        Fault::LateEffect(_) | Fault::Duplicate(_) => ask.writes,
+        Fault::MissedEvent => false,
+        _ => true,
+    }
+}
+
+/// Lets others go first, once.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
