@@ -8,6 +8,7 @@
 mod execute;
 mod nodes;
 mod observe;
+mod orphans;
 mod queue;
 pub mod shards;
 
@@ -20,6 +21,7 @@ use futures::StreamExt;
 pub use execute::{Executor, Progress};
 pub use nodes::{NodeTable, SeenNode};
 pub use observe::{Observer, Snapshot};
+pub use orphans::GRACE as ORPHAN_GRACE;
 pub use queue::Queue;
 
 use crate::backends::Backends;
@@ -30,6 +32,7 @@ use crate::model::ServiceState;
 use crate::plan::{Action, Timers, plan};
 use crate::runtime::Environment;
 use crate::store::Store;
+use orphans::Orphans;
 use shards::Shards;
 
 /// How often the controller looks, and how much it does at once.
@@ -68,6 +71,7 @@ pub struct Controller {
     observer: Arc<Observer>,
     shards: Arc<Shards>,
     queue: Arc<Queue>,
+    orphans: Arc<Orphans>,
     config: ControllerConfig,
 }
 
@@ -85,7 +89,8 @@ impl Controller {
     ) -> Self {
         let observer = Arc::new(Observer::new(env.clone(), store.clone(), backends.clone(), config.timers));
         let shards = Arc::new(Shards::new(env.clone(), store.clone(), server, config.lease));
-        Controller { env, store, backends, observer, shards, queue: Arc::new(Queue::default()), config }
+        let (queue, orphans) = (Arc::default(), Arc::default());
+        Controller { env, store, backends, observer, shards, queue, orphans, config }
     }
 
     /// What this replica sees, for those who answer users.
@@ -138,6 +143,15 @@ impl Controller {
             }
         });
         let (me, until) = (self.clone(), stop());
+        tasks.spawn("orphans", async move {
+            while !until.is_requested() {
+                if let Err(error) = me.end_orphans().await {
+                    tracing::warn!(error = %error.chain(), "operations could not be looked through");
+                }
+                me.pause(ORPHAN_GRACE, &until).await;
+            }
+        });
+        let (me, until) = (self.clone(), stop());
         tasks.spawn("hints", async move {
             while !until.is_requested() {
                 me.follow_hints(&until).await;
@@ -172,6 +186,15 @@ impl Controller {
             Ok(concerned) => concerned.into_iter().for_each(|service| self.queue.push(service)),
             Err(error) => tracing::warn!(error = %error.chain(), "nodes could not be looked at"),
         }
+    }
+
+    /// Ends the operations that this process has seen without their service for [`ORPHAN_GRACE`]: `Cancelled` if they
+    /// were never begun, `Superseded` if they were.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn end_orphans(&self) -> Result<()> {
+        self.orphans.look(&self.env, &self.store, &self.shards).await
     }
 
     async fn resync(&self) {

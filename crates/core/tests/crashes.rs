@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use steadfast_core::backends::Backends;
-use steadfast_core::control::{Control, Guard};
+use steadfast_core::control::{Control, ControlResult, Guard};
+use steadfast_core::controller::ORPHAN_GRACE;
 use steadfast_core::error::ErrorKind;
 use steadfast_core::ids::{MemberName, ServiceName};
 use steadfast_core::ip::IpProvider;
 use steadfast_core::layer::fault::{Fault, Faults};
 use steadfast_core::layer::{Access, Call};
 use steadfast_core::metadata::MetadataDb;
-use steadfast_core::model::ServiceState;
+use steadfast_core::model::{Operation, OperationState, ServiceState};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
 use steadfast_core::testing::TestEnvironment;
@@ -85,14 +86,7 @@ impl Workflow {
 
     /// Asked of a server that stays: what is asked is recorded before it is answered.
     async fn begin(self, world: &mut World, server: &Control) {
-        let guard = Guard::default();
         match self {
-            Workflow::Create => drop(server.apply(file(), guard).await.unwrap()),
-            Workflow::Restart => drop(server.restart(&service(), guard).await.unwrap()),
-            Workflow::Stop => drop(server.stop(&service(), guard).await.unwrap()),
-            Workflow::Start => drop(server.start(&service(), guard).await.unwrap()),
-            Workflow::Delete => drop(server.delete(&service(), guard).await.unwrap()),
-            Workflow::Undelete => drop(server.undelete(&service(), guard).await.unwrap()),
             Workflow::Move => {
                 let node = world.holder(&service(), &member(0)).await.unwrap().unwrap();
                 world.kill(&node);
@@ -102,6 +96,20 @@ impl Workflow {
                     node.broken.insert(member(0));
                 }
             }
+            _ => drop(self.ask(server, Guard::default()).await.unwrap()),
+        }
+    }
+
+    /// Asks for it, where it is something that users ask for.
+    async fn ask(self, server: &Control, guard: Guard) -> ControlResult<Operation> {
+        match self {
+            Workflow::Create => server.apply(file(), guard).await,
+            Workflow::Restart => server.restart(&service(), guard).await,
+            Workflow::Stop => server.stop(&service(), guard).await,
+            Workflow::Start => server.start(&service(), guard).await,
+            Workflow::Delete => server.delete(&service(), guard).await,
+            Workflow::Undelete => server.undelete(&service(), guard).await,
+            Workflow::Move | Workflow::Promote => panic!("{self:?} is nothing that is asked for"),
         }
     }
 
@@ -225,7 +233,143 @@ async fn run(workflow: Workflow, victim: Victim, writes: u32) -> Option<End> {
     for _ in 0..8 {
         world.round(&second).await.unwrap();
     }
+    assert_operations_ended(&second).await;
     Some(end(&world).await)
+}
+
+/// Every operation on record has ended, or is its service's.
+async fn assert_operations_ended(server: &Control) {
+    let running = match server.store().service(&service()).await.unwrap() {
+        Some(found) => found.body.operation,
+        None => None,
+    };
+    for operation in server.operations(None).await.unwrap() {
+        assert!(
+            operation.state.is_final() || running.as_ref() == Some(&operation.id),
+            "nobody will ever end {operation:?}"
+        );
+    }
+}
+
+/// Rounds for as long as a server takes to end what no service refers to.
+async fn tidy(world: &mut World, server: &Control) {
+    for _ in 0..2 {
+        world.round(server).await.unwrap();
+        server.controller().end_orphans().await.unwrap();
+        for _ in 0..8 {
+            world.env.clock().sleep(ORPHAN_GRACE / 8).await;
+            world.round(server).await.unwrap();
+        }
+    }
+    server.controller().end_orphans().await.unwrap();
+}
+
+fn asked_as(key: &str) -> Guard {
+    Guard { idempotency_key: Some(key.to_owned()), ..Guard::default() }
+}
+
+/// When a user whose server died asks again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Again {
+    AtOnce,
+    AfterTheGrace,
+}
+
+/// A server dies after `writes` writes of the request itself; the user asks another one again, under the same key.
+/// `None`: the request was answered before.
+async fn ask_twice(workflow: Workflow, writes: u32, again: Again) -> Option<End> {
+    let mut world = World::new(TestEnvironment::new(3).environment, 4).await.unwrap();
+    let first = world.plain_server("server-1").unwrap();
+    workflow.prepare(&mut world, &first).await;
+    let faults = Faults::new();
+    let (db, backends) = mortal(&world, &faults, writes);
+    let doomed = world.server("server-1", db, backends).unwrap();
+    let answer = workflow.ask(&doomed, asked_as("again")).await;
+    if faults.fired() == 0 {
+        answer.unwrap();
+        return None;
+    }
+    let second = world.plain_server("server-2").unwrap();
+    if again == Again::AfterTheGrace {
+        tidy(&mut world, &second).await;
+        assert_operations_ended(&second).await;
+        let operations = operations_asked_for(&second, workflow).await;
+        let members = second.store().members(&service()).await.unwrap();
+        let done = match workflow {
+            Workflow::Restart => members.iter().all(|member| member.body.generation.0 > 1),
+            _ => workflow.is_done(&second).await,
+        };
+        for operation in &operations {
+            assert_eq!(operation.state == OperationState::Succeeded, done, "{operation:?}");
+            assert_eq!(operation.is_unbegun(), !done, "{operation:?}");
+        }
+    }
+    let asked = workflow.ask(&second, asked_as("again")).await.unwrap();
+    let ended = world.finish(&second, &asked.id).await.unwrap();
+    assert_eq!(ended.state, OperationState::Succeeded, "{workflow:?} after {writes} writes: {ended:?}");
+    assert_eq!(ended.failure, None);
+    for _ in 0..8 {
+        world.round(&second).await.unwrap();
+    }
+    tidy(&mut world, &second).await;
+    assert_operations_ended(&second).await;
+    assert_eq!(
+        operations_asked_for(&second, workflow).await.len(),
+        1,
+        "what is asked twice is one operation"
+    );
+    Some(end(&world).await)
+}
+
+/// The operations that the request under test has made.
+async fn operations_asked_for(server: &Control, workflow: Workflow) -> Vec<Operation> {
+    let mut all = server.operations(None).await.unwrap();
+    all.retain(|operation| operation.idempotency_key.is_some());
+    assert!(all.len() <= 1, "{workflow:?}: {all:?}");
+    all
+}
+
+async fn every_crash_of_the_request(workflow: Workflow) {
+    let calm = calm(workflow, None).await;
+    for again in [Again::AtOnce, Again::AfterTheGrace] {
+        for writes in 0.. {
+            match ask_twice(workflow, writes, again).await {
+                Some(end) => {
+                    assert_eq!(end, calm, "{workflow:?} asked again {again:?} after {writes} writes")
+                }
+                None => {
+                    assert!(writes > 1, "nothing was ever killed: the test tests nothing");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// A stop overtakes a restart; its server dies at every point, also before it has said that the restart is over.
+#[tokio::test(start_paused = true)]
+async fn what_was_overtaken_ends_whenever_the_server_that_did_it_is_killed() {
+    for writes in 0.. {
+        let mut world = World::new(TestEnvironment::new(3).environment, 4).await.unwrap();
+        let first = world.plain_server("server-1").unwrap();
+        Workflow::Stop.prepare(&mut world, &first).await;
+        let restart = first.restart(&service(), Guard::default()).await.unwrap();
+        let faults = Faults::new();
+        let (db, backends) = mortal(&world, &faults, writes);
+        let doomed = world.server("server-1", db, backends).unwrap();
+        let answer = doomed.stop(&service(), Guard::default()).await;
+        let second = world.plain_server("server-2").unwrap();
+        tidy(&mut world, &second).await;
+        assert_operations_ended(&second).await;
+        let overtaken = second.service(&service()).await.unwrap().state == ServiceState::Stopped;
+        let expected = if overtaken { OperationState::Superseded } else { OperationState::Succeeded };
+        assert_eq!(second.operation(&restart.id).await.unwrap().state, expected, "after {writes} writes");
+        if faults.fired() == 0 {
+            answer.unwrap();
+            assert!(writes > 2, "nothing was ever killed: the test tests nothing");
+            return;
+        }
+    }
 }
 
 fn restart_agents(world: &mut World, db: Arc<dyn MetadataDb>, backends: &Backends) {
@@ -299,6 +443,30 @@ async fn calm(workflow: Workflow, fault: Option<Fault>) -> End {
     }
     assert_eq!(faults.fired() > 0, fault.is_some());
     end(&world).await
+}
+
+macro_rules! for_every_request {
+    ($($name:ident: $workflow:ident),+ $(,)?) => {
+        mod asked_again {
+            use super::*;
+
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $name() {
+                    every_crash_of_the_request(Workflow::$workflow).await;
+                }
+            )+
+        }
+    };
+}
+
+for_every_request! {
+    create: Create,
+    restart: Restart,
+    stop: Stop,
+    start: Start,
+    delete: Delete,
+    undelete: Undelete,
 }
 
 macro_rules! for_every_workflow {

@@ -172,7 +172,7 @@ impl Control {
             let Some(found) = self.store.service(name).await? else { return Err(no_service(name)) };
             if guard.idempotency_key.is_some()
                 && let Some(known) = self.store.operation(&id).await?
-                && (known.body.state != OperationState::Pending || found.body.operation.as_ref() == Some(&id))
+                && (known.body.was_begun() || found.body.operation.as_ref() == Some(&id))
             {
                 return Ok(known.body);
             }
@@ -193,7 +193,7 @@ impl Control {
                 OperationKind::Stop => Reason::StopRequested,
                 OperationKind::Start | OperationKind::Create => Reason::StartRequested,
             };
-            service.events.push(now, reason, None, format!("operation {id}"));
+            service.events.push(now, reason, None, operation.begun_message());
             service.operation = Some(id.clone());
             match kind {
                 OperationKind::Delete => service.desired = Desired::Deleted,
@@ -318,14 +318,10 @@ impl Control {
         targets: BTreeMap<MemberName, Generation>,
     ) -> ControlResult<Operation> {
         let now = self.env.clock().wall();
-        let service_id = match service_id {
-            Some(id) => id.clone(),
-            None => self.token()?,
-        };
         let operation = Operation {
             id: id.clone(),
             kind,
-            service_id,
+            service_id: service_id.map_or_else(|| self.token(), |id| Ok(id.clone()))?,
             service: name.clone(),
             state: OperationState::Pending,
             steps: Vec::new(),
@@ -339,10 +335,21 @@ impl Control {
             extra: serde_json::Map::new(),
         };
         let key = self.store.operation_key(&id)?;
-        match self.store.records().create(&key, &operation).await? {
-            WriteOutcome::Applied(_) => Ok(operation),
-            // Ours of an earlier try: what it decided holds.
-            WriteOutcome::Conflict => Ok(self.stored_operation(&id).await?.body),
+        if let WriteOutcome::Applied(_) = self.store.records().create(&key, &operation).await? {
+            return Ok(operation);
+        }
+        loop {
+            let found = self.stored_operation(&id).await?;
+            if found.body.was_begun() {
+                return Ok(found.body);
+            }
+            // Ours of an earlier try that came no further. What is to be done follows from the service as it is now;
+            // what was written for a service that is to be made lies under the identity of then.
+            let service_id = service_id.unwrap_or(&found.body.service_id).clone();
+            let again = Operation { service_id, ..operation.clone() };
+            if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &again).await? {
+                return Ok(again);
+            }
         }
     }
 

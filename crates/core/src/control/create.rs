@@ -38,6 +38,7 @@ impl Control {
                 Some(_) if guard.idempotency_key.is_some() => {
                     if let Some(known) = self.store.operation(&operation_id).await?
                         && known.body.state.is_final()
+                        && known.body.was_begun()
                     {
                         return Ok(known.body);
                     }

@@ -149,3 +149,21 @@ pub struct Operation {
     #[cfg_attr(feature = "schema", schema(ignore))]
     pub extra: serde_json::Map<String, serde_json::Value>,
 }
+
+impl Operation {
+    /// Whether it was ended because no server had begun it. Nothing of it was done; asking again under the same key
+    /// begins it, and a service that refers to it all the same has it begun.
+    pub fn is_unbegun(&self) -> bool {
+        self.state == OperationState::Cancelled && matches!(self.failure, Some((Reason::DriftRepaired, _)))
+    }
+
+    /// Whether a service has taken it on, as far as its own record tells: one that is `Pending` may have been, too.
+    pub fn was_begun(&self) -> bool {
+        self.state != OperationState::Pending && !self.is_unbegun()
+    }
+
+    /// What the service's event says that was written when the service took it on.
+    pub(crate) fn begun_message(&self) -> String {
+        format!("operation {}", self.id)
+    }
+}

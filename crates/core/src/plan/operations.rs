@@ -70,7 +70,8 @@ fn waiting_for(name: &MemberName, member: &MemberFacts) -> Wait {
 /// How far the running operation is, recorded if that has changed.
 pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
     let Some(operation) = &facts.operation else { return };
-    if operation.state.is_final() {
+    // One that was ended as never begun is under way after all if the service has it.
+    if operation.state.is_final() && !operation.is_unbegun() {
         plan.actions.push(Action::EndOperation(Box::new(operation.clone())));
         return;
     }
@@ -87,7 +88,8 @@ pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
         OperationState::Running
     };
     let waiting = if done { None } else { waiting };
-    let now = Operation { steps, state, waiting, ..operation.clone() };
+    let failure = if operation.is_unbegun() { None } else { operation.failure.clone() };
+    let now = Operation { steps, state, waiting, failure, ..operation.clone() };
     if &now != operation {
         plan.actions.push(Action::AdvanceOperation(Box::new(Operation { updated_at: facts.wall, ..now })));
     }
