@@ -63,6 +63,16 @@ fn a_member_that_lost_its_node_comes_back_as_itself() {
     }
 }
 
+/// Slow storage makes claims and preparations longer than the lease: the guard has to be given a lease that runs.
+#[test]
+fn no_guard_is_started_under_a_lease_that_has_ended_meanwhile() {
+    for seed in 1..5 {
+        let outcome = told(&Scenario::calm("slow start", Profile::leases(), seed));
+        let ended = outcome.facts.iter().find(|(_, fact)| matches!(fact, Fact::NotStarted { .. }));
+        assert_eq!(ended, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_primary_that_lost_its_node_loses_no_acknowledged_write() {
     for profile in profiles() {

@@ -290,6 +290,11 @@ impl Cloud {
             return;
         }
         let (volumes, life, epoch) = (guard.volumes(), guard.life().clone(), guard.spec.epoch);
+        let present = self.hosts.get(node).map(|host| host.clock.moment(now));
+        if guard.lease_until.is_some_and(|until| Some(until) <= present) {
+            self.end_guard(now, node, member, Some(Ending::SelfFenced), "its lease has ended");
+            return;
+        }
         let launch: Option<Launch> =
             guard.spec.command.argv.get(1).and_then(|text| serde_json::from_str(text).ok());
         let locker = Locker { node: node.clone(), member: member.clone(), life: life.clone() };
@@ -456,6 +461,8 @@ impl Cloud {
         if guard.engine.is_some() {
             let (member, node) = (member.clone(), node.clone());
             self.truth.note(now, Fact::EngineDown { member, node, life: life.clone(), why });
+        } else {
+            self.truth.note(now, Fact::NotStarted { member: member.clone(), node: node.clone(), why });
         }
         self.unlock_all(now, node, &life);
         if let Some(engine) = &guard.engine {

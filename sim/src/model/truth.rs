@@ -26,6 +26,8 @@ pub enum Fact {
     ProcessDown { actor: String },
     /// An engine was started: from now on it may write.
     EngineStarted { member: MemberName, node: NodeName, life: Incarnation, epoch: Epoch, volume: VolumeId },
+    /// A guard has ended without having started an engine.
+    NotStarted { member: MemberName, node: NodeName, why: &'static str },
     /// An engine answers.
     EngineUp { member: MemberName, node: NodeName, life: Incarnation, address: Option<IpAddr> },
     /// Nothing of an engine is left.

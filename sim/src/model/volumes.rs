@@ -134,7 +134,9 @@ impl Cloud {
     /// What is known of a volume.
     pub fn describe_volume(&self, id: &VolumeId) -> Option<VolumeStatus> {
         let volume = self.volumes.volumes.get(id)?;
-        Some(VolumeStatus { in_use: self.is_locked(id), ..volume.status.clone() })
+        // A lock is the kernel's: a provider sees it only where there is one kernel.
+        let in_use = self.profile.volumes.shared_locks && self.is_locked(id);
+        Some(VolumeStatus { in_use, ..volume.status.clone() })
     }
 
     /// Every volume of a cluster.

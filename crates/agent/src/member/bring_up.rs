@@ -66,8 +66,8 @@ impl MemberTask {
     }
 
     async fn try_bring_up(&mut self) -> Result<(), Held> {
-        // Asked for before anything is started: an engine must not begin under a lease that has ended.
-        let lease_until_ms = self.lease()?;
+        // Whoever has lost the lease does not even begin.
+        self.lease()?;
         self.claim().await?;
         let Records::Known(known) = &self.records else {
             return Err(held(Reason::StoreUnavailable, "the records are not known"));
@@ -80,6 +80,9 @@ impl MemberTask {
         self.note_prepared(&known, &outcome).await?;
         self.check_ports(&setting).await?;
         let made = self.parts().engines.engine(&setting.definition, setting.context.clone())?;
+        // Asked for again, before the start: what came before may have taken longer than the lease, and an engine
+        // must not begin under one that has ended.
+        let lease_until_ms = self.lease()?;
         let spec = self.guard_spec(&known, &setting, &made, lease_until_ms)?;
         self.parts().guards.start(&spec).await?;
         self.status.phase = MemberPhase::Starting;
