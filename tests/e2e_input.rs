@@ -1,11 +1,7 @@
 //! Bad input: an error that names the field or the file and says what to do, the exit code that scripts rely on, and
 //! nothing half-done.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test fails by a panic, and says what it leaves out"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic, and says what it leaves out")]
 
 mod plane;
 mod support;

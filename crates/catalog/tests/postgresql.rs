@@ -178,6 +178,30 @@ async fn an_old_primary_that_wrote_alone_is_rewound() {
     assert_eq!(follow(&mut members[0], &second).await, Vec::<String>::new());
 }
 
+/// Found by a test that failed now and then: the primary writes while it is copied from, and what has been rewound is
+/// consistent only with log that the primary alone has. Until then a server lets nobody in who could tell it whom to
+/// follow.
+#[tokio::test]
+async fn a_rewound_server_gets_the_log_that_its_primary_wrote_meanwhile() {
+    let (_world, mut members) = diverged().await;
+    let wanted = WantedRole::Follow(members[1].peer());
+    let remarks = members[0].engine.reconcile_data(&wanted).await.unwrap();
+    assert!(remarks.iter().any(|(reason, _)| *reason == Reason::Rewound), "{remarks:?}");
+    // As if the last of the log had been copied before it was written.
+    let log = members[0].data().join("pgdata/pg_wal");
+    let names = fs::read_dir(&log).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    let last = names.filter(|name| name.len() == 24 && !name.contains('.')).max().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(log.join(last)).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(0).unwrap();
+    file.set_len(length).unwrap();
+    members[0].launch().await;
+    members[0].until("it is consistent", |view| view.role == Role::Replica).await;
+    members[0].assume(&wanted).await;
+    members[0].until("it follows", |view| view.ready).await;
+    assert_eq!(sql(&members[0], "SELECT string_agg(i::text, ',') FROM t").await.unwrap(), "1,2");
+}
+
 #[tokio::test]
 async fn what_cannot_be_rewound_is_copied_anew() {
     let (world, mut members) = diverged().await;

@@ -21,6 +21,20 @@ const HALF_REWOUND: &str = ".rewinding";
 /// Where old data waits until its new copy is in place.
 const ASIDE: &str = ".aside";
 
+/// How data stands to the member it shall follow.
+struct Rejoined {
+    /// Whether its history is known to be a part of that member's.
+    in_line: bool,
+    /// What was done to make it so.
+    remarks: Vec<(Reason, String)>,
+}
+
+impl Rejoined {
+    fn with(reason: Reason, text: String) -> Self {
+        Rejoined { in_line: true, remarks: vec![(reason, text)] }
+    }
+}
+
 impl BlueprintEngine {
     /// Makes the data folder by these steps, unless it is complete already.
     pub(super) async fn make_data(
@@ -47,44 +61,47 @@ impl BlueprintEngine {
         let dir = self.settle_folders(OPERATION, &context).await?;
         self.check_present(OPERATION, &dir)?;
         self.check_version(OPERATION, &dir)?;
-        let remarks = match (&self.definition.format().reconcile, wanted) {
-            (Some(reconcile), WantedRole::Follow(target)) => self.rejoin(reconcile, target, &dir).await?,
+        let rejoined = match (&self.definition.format().reconcile, wanted) {
+            (Some(reconcile), WantedRole::Follow(target)) => {
+                let rejoined = self.rejoin(reconcile, target, &dir).await?;
+                Some((target, rejoined))
+            }
             _ => {
                 self.refuse_half_rewound(OPERATION, &dir)?;
-                Vec::new()
+                None
             }
         };
-        let prepare = &self.definition.format().actions.before_start;
-        self.steps("prepare", prepare, &mut Extras::default()).await?;
+        let actions = &self.definition.format().actions;
+        self.steps("prepare", &actions.before_start, &mut Extras::default()).await?;
+        let Some((target, Rejoined { in_line, remarks })) = rejoined else { return Ok(Vec::new()) };
+        if in_line {
+            let mut extras = Extras { target: Some(target), ..Extras::default() };
+            self.steps("prepare", &actions.before_following, &mut extras).await?;
+        }
         Ok(remarks)
     }
 
     /// Makes the data's history a part of `target`'s.
-    async fn rejoin(
-        &self,
-        reconcile: &Reconcile,
-        target: &Peer,
-        dir: &Path,
-    ) -> Result<Vec<(Reason, String)>> {
+    async fn rejoin(&self, reconcile: &Reconcile, target: &Peer, dir: &Path) -> Result<Rejoined> {
         const OPERATION: &str = "rejoin";
         let mark = files::with_suffix(dir, HALF_REWOUND);
         if mark.exists() {
             self.clone_anew(target, dir).await?;
             let text = format!("copied anew from {}: an earlier rewinding was cut short", target.name);
-            return Ok(vec![(Reason::Recloned, text)]);
+            return Ok(Rejoined::with(Reason::Recloned, text));
         }
         let (from, to) = match self.kinship(target).await? {
-            Kinship::Same => return Ok(Vec::new()),
+            Kinship::Same => return Ok(Rejoined { in_line: true, remarks: Vec::new() }),
             Kinship::Unknown(why) => {
                 // It starts as a standby all the same, and is looked at again when it is told to follow.
                 tracing::info!(member = self.subject(), why, "the history is not compared yet");
-                return Ok(Vec::new());
+                return Ok(Rejoined { in_line: false, remarks: Vec::new() });
             }
             Kinship::Gone { from } => {
                 self.clone_anew(target, dir).await?;
                 let text =
                     format!("copied anew from {}, which no longer has what follows {from}", target.name);
-                return Ok(vec![(Reason::Recloned, text)]);
+                return Ok(Rejoined::with(Reason::Recloned, text));
             }
             Kinship::Diverged { from, to } => (from, to),
         };
@@ -99,12 +116,13 @@ impl BlueprintEngine {
         match rewound {
             Ok(()) => {
                 self.io(OPERATION, &mark, files::remove_file(&mark))?;
-                Ok(vec![(Reason::Rewound, format!("rewound to the history of {}: {given_up}", target.name))])
+                let text = format!("rewound to the history of {}: {given_up}", target.name);
+                Ok(Rejoined::with(Reason::Rewound, text))
             }
             Err(error) => {
                 self.clone_anew(target, dir).await?;
                 let text = format!("copied anew from {}: {given_up} ({})", target.name, error.message());
-                Ok(vec![(Reason::Recloned, text)])
+                Ok(Rejoined::with(Reason::Recloned, text))
             }
         }
     }

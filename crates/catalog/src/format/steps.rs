@@ -22,6 +22,9 @@ pub struct Actions {
     /// Before every start, on data that is complete.
     #[serde(default)]
     pub before_start: Vec<Step>,
+    /// After these, if the data's history is known to be a part of that of `target`, which the member shall follow.
+    #[serde(default)]
+    pub before_following: Vec<Step>,
 }
 
 /// How data that has left its primary's history is brought back.

@@ -336,6 +336,7 @@ pub(super) fn steps(format: &Format) -> Vec<(String, &Step)> {
         ("actions.initialise", &format.actions.initialise[..]),
         ("actions.join", &format.actions.join[..]),
         ("actions.before_start", &format.actions.before_start[..]),
+        ("actions.before_following", &format.actions.before_following[..]),
     ]);
     if let Some(reconcile) = &format.reconcile {
         lists.insert("reconcile.rewind", &reconcile.rewind);

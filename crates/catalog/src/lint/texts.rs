@@ -43,8 +43,10 @@ enum Scope {
     Vars,
     /// And the folder in which data is made.
     Making,
-    /// And a member to copy from or follow.
+    /// And a member to copy from.
     Joining,
+    /// The member, and one to follow.
+    Following,
     /// And what the engine said.
     Running,
     /// `replicas` alone.
@@ -256,6 +258,7 @@ fn values(
                 context.set("target", peer(other));
             }
         }
+        Scope::Following => context.set("target", peer(other)),
         Scope::Running => {
             let (view, facts) = synthetic::seen(format);
             context.set("target", peer(other));
@@ -369,6 +372,8 @@ fn steps<'a>(format: &'a Format, files: &'a BTreeMap<String, String>, texts: &mu
             Scope::Joining
         } else if path.starts_with("actions.before_start") {
             Scope::Member
+        } else if path.starts_with("actions.before_following") {
+            Scope::Following
         } else {
             Scope::Running
         };
