@@ -1,5 +1,11 @@
 //! Whole runs: members come up, lose their nodes, and come back as themselves; and no run differs from its repeat.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and tells its story"
+)]
+
 use steadfast_sim::fault::{Class, RandomFaults};
 use steadfast_sim::model::host::Cut;
 use steadfast_sim::model::{Fact, Profile};

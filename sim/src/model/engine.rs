@@ -82,6 +82,12 @@ impl Cloud {
         self.volumes.get(volume)?.disk.history.as_ref()
     }
 
+    /// Whether a member's guard on a node is of this life.
+    fn is_life(&self, node: &NodeName, member: &MemberName, life: &Incarnation) -> bool {
+        let guard = self.hosts.get(node).and_then(|host| host.guards.get(member));
+        guard.is_some_and(|guard| guard.life() == life)
+    }
+
     fn is_paused(&self, node: &NodeName) -> bool {
         self.hosts.get(node).is_none_or(|host| host.paused || !host.running)
     }
@@ -102,7 +108,7 @@ impl Cloud {
     }
 
     pub(super) fn engine_up(&mut self, now: Time, node: &NodeName, member: &MemberName, life: &Incarnation) {
-        if !self.hosts.get(node).and_then(|host| host.guards.get(member)).is_some_and(|g| g.life() == life) {
+        if !self.is_life(node, member, life) {
             return;
         }
         let Some(engine) = self.hosts.engine_mut(node, member) else { return };
@@ -296,8 +302,7 @@ impl Cloud {
             host.inbox.push((member.clone(), life.clone(), write));
             return Ok(());
         }
-        let same =
-            self.hosts.get(node).and_then(|host| host.guards.get(member)).is_some_and(|g| g.life() == life);
+        let same = self.is_life(node, member, life);
         let engine = self.hosts.engine(node, member).filter(|engine| same && engine.up);
         let engine = engine.ok_or("connection refused")?;
         if engine.doing != Doing::Leading {
@@ -388,7 +393,7 @@ impl Cloud {
     }
 
     pub(super) fn replicated(&mut self, now: Time, node: &NodeName, member: &MemberName, life: &Incarnation) {
-        if !self.hosts.get(node).and_then(|host| host.guards.get(member)).is_some_and(|g| g.life() == life) {
+        if !self.is_life(node, member, life) {
             return;
         }
         let Some(engine) = self.hosts.engine_mut(node, member) else { return };
@@ -477,8 +482,7 @@ impl Cloud {
     }
 
     pub(super) fn promoted(&mut self, now: Time, node: &NodeName, member: &MemberName, life: &Incarnation) {
-        let same =
-            self.hosts.get(node).and_then(|host| host.guards.get(member)).is_some_and(|g| g.life() == life);
+        let same = self.is_life(node, member, life);
         let service = self.hosts.engine(node, member).map(|engine| engine.launch.service.clone());
         if same && service.is_some_and(|service| self.leader_of(&service).is_none()) {
             self.lead(now, node, member);
