@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind, Expression, Template, UndefinedBehavior, Value};
 
 /// What went wrong in a template: the line within it, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,15 +14,28 @@ pub(crate) struct TemplateError {
     pub(crate) message: String,
 }
 
+const TOO_LONG: &str = "it runs too long";
+
+impl TemplateError {
+    /// How many steps were taken before, about.
+    pub(crate) fn steps(&self) -> u64 {
+        if self.message.starts_with(TOO_LONG) { FUEL } else { FUEL / 100 }
+    }
+}
+
 impl From<minijinja::Error> for TemplateError {
     fn from(error: minijinja::Error) -> Self {
         let message = match error.detail() {
+            _ if error.kind() == ErrorKind::OutOfFuel => format!("{TOO_LONG}: more than {FUEL} steps"),
             Some(detail) => format!("{}: {detail}", error.kind()),
             None => error.kind().to_string(),
         };
         TemplateError { line: error.line().unwrap_or(1), message }
     }
 }
+
+/// The most steps that one rendering may take: those of the embedded blueprints take some hundreds.
+pub(crate) const FUEL: u64 = 100_000;
 
 /// Renders templates and evaluates expressions.
 #[derive(Debug)]
@@ -31,6 +44,7 @@ pub(crate) struct Templates(Environment<'static>);
 impl Templates {
     pub(crate) fn new() -> Self {
         let mut environment = Environment::empty();
+        environment.set_fuel(Some(FUEL));
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         let mut syntax = SyntaxConfig::builder();
@@ -76,6 +90,16 @@ impl Templates {
         Ok(self.evaluate(expression, context)?.is_true())
     }
 
+    /// A template that is to be rendered many times.
+    pub(crate) fn template<'t>(&'t self, source: &'t str) -> Result<Prepared<'t>, TemplateError> {
+        Ok(Prepared::Template(self.0.template_from_str(source)?))
+    }
+
+    /// An expression that is to be evaluated many times.
+    pub(crate) fn expression<'t>(&'t self, source: &'t str) -> Result<Prepared<'t>, TemplateError> {
+        Ok(Prepared::Expression(self.0.compile_expression(source)?))
+    }
+
     /// The variables a template names, as dotted paths: those in branches that are not taken, too.
     pub(crate) fn names(&self, source: &str) -> Result<BTreeSet<String>, TemplateError> {
         Ok(self.0.template_from_str(source)?.undeclared_variables(true).into_iter().collect())
@@ -84,6 +108,27 @@ impl Templates {
     /// The variables an expression names.
     pub(crate) fn names_of_expression(&self, expression: &str) -> Result<BTreeSet<String>, TemplateError> {
         Ok(self.0.compile_expression(expression)?.undeclared_variables(true).into_iter().collect())
+    }
+}
+
+/// A template or an expression, parsed.
+pub(crate) enum Prepared<'t> {
+    Template(Template<'t, 't>),
+    Expression(Expression<'t, 't>),
+}
+
+impl Prepared<'_> {
+    /// The text it makes, and how many steps that has taken, about.
+    pub(crate) fn text(&self, context: &Value) -> Result<(String, u64), TemplateError> {
+        match self {
+            Prepared::Template(template) => {
+                let captured = template.render_captured(context.clone())?;
+                let steps = captured.state().fuel_levels().map_or(FUEL, |(consumed, _)| consumed);
+                Ok((captured.into_output(), steps))
+            }
+            // It has no loops: as long as it is written.
+            Prepared::Expression(expression) => Ok((expression.eval(context.clone())?.to_string(), 10)),
+        }
     }
 }
 

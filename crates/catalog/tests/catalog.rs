@@ -39,6 +39,48 @@ fn every_embedded_blueprint_is_without_findings() {
     assert_eq!(count, Catalog::embedded().definitions().count());
 }
 
+/// The embedded Redis with its configuration changed.
+fn redis_with(change: impl FnOnce(&mut String)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("blueprints/redis");
+    for file in fs::read_dir(root).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let config = folder.path().join("redis.conf.j2");
+    let mut text = fs::read_to_string(&config).unwrap();
+    change(&mut text);
+    fs::write(&config, text).unwrap();
+    folder
+}
+
+#[test]
+fn a_template_that_runs_too_long_is_told_and_not_waited_for() {
+    // Ten loops in one another over nine members: thousands of millions of turns.
+    let (open, close) = ("{% for peer in peers %}".repeat(10), "{% endfor %}".repeat(10));
+    let folder = redis_with(|text| text.insert_str(0, &format!("{open}x{close}\n")));
+    let begun = std::time::Instant::now();
+    let findings = lint(folder.path());
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+    assert!(finding.file.ends_with("redis.conf.j2") && finding.line == 1, "{finding}");
+    assert!(finding.message.contains("runs too long"), "{finding}");
+}
+
+#[test]
+fn templates_that_take_too_long_all_together_are_told_and_not_waited_for() {
+    let three = ("{% for peer in peers %}".repeat(3), "{% endfor %}".repeat(3));
+    let part = format!("{}{{{{ peer.name }}}}{}\n", three.0, three.1);
+    let folder = redis_with(|text| text.insert_str(0, &part.repeat(15)));
+    let begun = std::time::Instant::now();
+    let findings = lint(folder.path());
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+    assert!(finding.message.contains("too long to try"), "{finding}");
+}
+
 #[test]
 fn a_spec_is_resolved_with_defaults() {
     let catalog = Catalog::embedded();

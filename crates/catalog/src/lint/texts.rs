@@ -11,7 +11,7 @@ use crate::connect::{ConnectContext, names as connect_names};
 use crate::context::{Context, peer};
 use crate::definition::{Definition, MAIN_FILE};
 use crate::format::{Format, Probe};
-use crate::template::{TemplateError, Templates};
+use crate::template::{Prepared, TemplateError};
 
 /// One template or expression.
 struct Text<'a> {
@@ -71,28 +71,62 @@ pub(super) fn check(format: &Format, report: &mut Report<'_>) {
     if !sound {
         return;
     }
+    let templates = definition.templates();
+    let prepared: Vec<(&Text<'_>, Prepared<'_>)> = texts
+        .iter()
+        .filter_map(|text| {
+            let parsed = match text.kind {
+                Kind::Template => templates.template(text.source),
+                Kind::Expression => templates.expression(text.source),
+            };
+            // What does not parse was noted with its names.
+            Some((text, parsed.ok()?))
+        })
+        .collect();
+    let mut steps = 0;
     for replicas in synthetic::replica_counts(format) {
         for durability in [Durability::Strict, Durability::Available] {
             for options in synthetic::option_sets(format) {
                 // The same for every text of a scope, and there are many texts.
                 let mut scopes: BTreeMap<Scope, Result<minijinja::Value, TemplateError>> = BTreeMap::new();
-                for text in &texts {
+                for (text, prepared) in &prepared {
                     let known = scopes.entry(text.scope).or_insert_with(|| {
                         values(&definition, format, text.scope, replicas, durability, &options)
                             .map(|map| minijinja::Value::from(minijinja::value::Serde(map)))
                     });
                     let tried = match known {
-                        Ok(known) => try_out(definition.templates(), text, known),
+                        Ok(known) => try_out(prepared, text, known),
                         Err(error) => Err(error.clone()),
                     };
-                    if let Err(error) = tried {
-                        note(report, text, &error);
+                    match tried {
+                        Ok(taken) => steps += taken,
+                        Err(error) => {
+                            note(report, text, &error);
+                            steps += error.steps();
+                        }
+                    }
+                    if steps > MOST_STEPS {
+                        return give_up(report);
                     }
                 }
             }
         }
     }
     rules(&definition, format, report);
+}
+
+/// The most steps of all renderings together: those of an embedded blueprint take some tens of thousands.
+const MOST_STEPS: u64 = 2_000_000;
+
+/// Stops trying: what was found is enough to go on with, or else that it takes so long.
+fn give_up(report: &mut Report<'_>) {
+    if report.findings.is_empty() {
+        report.at(
+            "name",
+            format_args!("its templates take too long to try: more than {MOST_STEPS} steps for all options"),
+            "have them loop less, or give fewer options",
+        );
+    }
 }
 
 /// Confirming replicas are fewer than members, for every number of members.
@@ -113,17 +147,19 @@ fn rules(definition: &Definition, format: &Format, report: &mut Report<'_>) {
     }
 }
 
-fn try_out(templates: &Templates, text: &Text<'_>, values: &minijinja::Value) -> Result<(), TemplateError> {
-    let rendered = match text.kind {
-        Kind::Template => templates.render(text.source, values)?,
-        Kind::Expression => templates.evaluate(text.source, values)?.to_string(),
-    };
+/// How many steps it took.
+fn try_out(
+    prepared: &Prepared<'_>,
+    text: &Text<'_>,
+    values: &minijinja::Value,
+) -> Result<u64, TemplateError> {
+    let (rendered, steps) = prepared.text(values)?;
     let is_path =
         text.key.starts_with("files[") && text.key.ends_with(".path") || text.key.ends_with(".write");
     if is_path && !Path::new(&rendered).is_absolute() {
         return Err(TemplateError { line: 1, message: format!("{rendered:?} is not an absolute path") });
     }
-    Ok(())
+    Ok(steps)
 }
 
 /// Whether every name in a text is known; secrets only where nobody else sees them.
