@@ -93,12 +93,8 @@ async fn a_node_writes_its_own_keys_and_no_others() {
     let (server, db) = server().await;
     let node = client(&server, NODE);
     let create = async |rest: &str| node.store_put(&key(rest), Bytes::from("{}"), Precondition::Absent).await;
-    for own in [
-        "nodes/node-1/status",
-        "nodes/node-1/record",
-        "ip/127.1.0.1",
-        "dns/names/orders-0.test.steadfast.internal/addresses",
-    ] {
+    for own in ["nodes/node-1/status", "ip/127.1.0.1", "dns/names/orders-0.test.steadfast.internal/addresses"]
+    {
         let Ok(CasOutcome::Applied(version)) = create(own).await else { panic!("{own}") };
         let outcome = node.store_delete(&key(own), &version).await.unwrap();
         assert_eq!(outcome, CasOutcome::Applied(version), "{own}");
@@ -124,6 +120,53 @@ async fn a_node_writes_its_own_keys_and_no_others() {
         denied(node.store_delete(&key(foreign), &version).await);
         assert!(db.get(&key(foreign)).await.unwrap().is_some(), "{foreign}");
     }
+}
+
+/// A node's own record: what its agent writes, and what operators do.
+fn registration(incarnation: &str, confirmed_dead: Option<&str>, draining: bool) -> Value {
+    json!({"schema": 1, "write_id": "w", "body": {
+        "node": "node-1", "zone": "zone-a", "incarnation": incarnation, "registered_at": "2026-01-02T03:04:05Z",
+        "confirmed_dead": confirmed_dead, "draining": draining
+    }})
+}
+
+#[tokio::test]
+async fn a_node_registers_its_lives_and_cannot_undo_what_operators_say_of_it() {
+    let (server, db) = server().await;
+    let node = client(&server, NODE);
+    let at = key("nodes/node-1/record");
+    let create = async |value: &Value| node.store_put(&at, bytes(value), Precondition::Absent).await;
+    // It may neither say of itself what operators say, nor be somebody else.
+    denied(create(&registration("i-1", Some("i-1"), false)).await);
+    denied(create(&registration("i-1", None, true)).await);
+    let mut another = registration("i-1", None, false);
+    another["body"]["node"] = json!("node-2");
+    denied(create(&another).await);
+    let Ok(CasOutcome::Applied(version)) = create(&registration("i-1", None, false)).await else { panic!() };
+    assert_eq!(create(&registration("i-2", None, false)).await.unwrap(), CasOutcome::Conflict);
+
+    // An operator has confirmed the life dead, and empties the node.
+    let marked = bytes(&registration("i-1", Some("i-1"), true));
+    let operator = client(&server, SERVER);
+    let outcome = operator.store_put(&at, marked, Precondition::Version(version.clone())).await.unwrap();
+    let CasOutcome::Applied(stored) = outcome else { panic!("{outcome:?}") };
+    let write = async |value: &Value, over: &Version| {
+        node.store_put(&at, bytes(value), Precondition::Version(over.clone())).await
+    };
+    assert_eq!(write(&registration("i-1", None, false), &version).await.unwrap(), CasOutcome::Conflict);
+    for changed in [
+        registration("i-1", None, true),
+        registration("i-1", Some("i-0"), true),
+        registration("i-1", Some("i-1"), false),
+        registration("i-2", None, false),
+    ] {
+        denied(write(&changed, &stored).await);
+    }
+    denied(node.store_delete(&at, &stored).await);
+    assert_eq!(db.get(&at).await.unwrap().unwrap().version, stored, "nothing of it was written");
+    // A new life is registered beside what was said of the last.
+    let next = write(&registration("i-2", Some("i-1"), true), &stored).await.unwrap();
+    assert!(matches!(next, CasOutcome::Applied(_)), "{next:?}");
 }
 
 #[tokio::test]

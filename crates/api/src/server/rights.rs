@@ -3,6 +3,7 @@
 //! | keys of the cluster | read | write |
 //! |---|---|---|
 //! | `secrets/…` | no | no |
+//! | `nodes/SELF/record` | yes | put, with what operators have said of the node as it is |
 //! | `nodes/SELF/…` | yes | yes |
 //! | `members/…` | yes | update where it is placed, holds or has held unreleased; only what a claim changes |
 //! | `ip/…`, `dns/names/…` | yes | yes: claims move addresses and names |
@@ -10,9 +11,10 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use steadfast_core::ids::{ClusterName, NodeName};
 use steadfast_core::metadata::{Key, Precondition, Record};
-use steadfast_core::model::Member;
+use steadfast_core::model::{Member, NodeRecord};
 use steadfast_core::store::PREFIX;
 use steadfast_core::{Error, ErrorKind, Result};
 
@@ -30,6 +32,8 @@ pub(crate) enum WriteRight {
     Granted,
     /// A look at the stored member, and at the new one.
     AsClaim,
+    /// A look at the node's own record as it is stored, and at the new one.
+    AsRegistration,
 }
 
 impl NodeRights<'_> {
@@ -45,6 +49,12 @@ impl NodeRights<'_> {
     /// Whether the node may write `key`, as far as the key tells.
     pub(crate) fn check_write(&self, operation: &'static str, key: &Key) -> Result<WriteRight> {
         match self.inside(key).as_slice() {
+            ["nodes", node, "record"] if *node == self.node.as_str() && operation == "put" => {
+                Ok(WriteRight::AsRegistration)
+            }
+            ["nodes", node, "record"] if *node == self.node.as_str() => {
+                Err(self.denied(operation, key, "what operators have said of it would be forgotten"))
+            }
             ["nodes", node, _, ..] if *node == self.node.as_str() => Ok(WriteRight::Granted),
             ["ip", _, ..] | ["dns", "names", _, ..] => Ok(WriteRight::Granted),
             ["members", _, _] if operation == "put" => Ok(WriteRight::AsClaim),
@@ -70,8 +80,8 @@ impl NodeRights<'_> {
             // Versions are never reused: what is expected is gone for good.
             return Ok(false);
         }
-        let before = self.member(key, &stored.value)?;
-        let after = self.member(key, value)?;
+        let before: Member = self.body(key, &stored.value, "a member's record")?;
+        let after: Member = self.body(key, value, "a member's record")?;
         let mine = |member: &Member| {
             member.placed_on.as_ref() == Some(self.node)
                 || member.holder.as_ref().is_some_and(|holder| &holder.node == self.node)
@@ -81,6 +91,37 @@ impl NodeRights<'_> {
             return Err(self.denied("put", key, "the node neither holds the member nor shall"));
         }
         self.check_change(key, &before, &after)?;
+        Ok(true)
+    }
+
+    /// Whether the node may write `value` over `stored`, its own record.
+    ///
+    /// It says which life of it has begun, where and with what; whether a life is over and whether it is to be emptied
+    /// is for operators to say. `Ok(false)` says that the precondition cannot hold any more.
+    pub(crate) fn check_registration(
+        &self,
+        key: &Key,
+        stored: Option<&Record>,
+        precondition: &Precondition,
+        value: &Bytes,
+    ) -> Result<bool> {
+        let said = |record: Option<&NodeRecord>| {
+            record.map_or((None, false), |record| (record.confirmed_dead.clone(), record.draining))
+        };
+        let before = match (stored, precondition) {
+            (None, Precondition::Absent) => None,
+            (Some(stored), Precondition::Version(version)) if &stored.version == version => {
+                Some(self.body::<NodeRecord>(key, &stored.value, "a node's record")?)
+            }
+            _ => return Ok(false),
+        };
+        let after: NodeRecord = self.body(key, value, "a node's record")?;
+        if &after.node != self.node {
+            return Err(self.denied("put", key, "it changes whose record it is"));
+        }
+        if said(Some(&after)) != said(before.as_ref()) {
+            return Err(self.denied("put", key, "it changes what operators have said of the node"));
+        }
         Ok(true)
     }
 
@@ -132,14 +173,15 @@ impl NodeRights<'_> {
         }
     }
 
-    fn member(&self, key: &Key, value: &[u8]) -> Result<Member> {
+    /// What a record says, which is to be `what`.
+    fn body<T: DeserializeOwned>(&self, key: &Key, value: &[u8], what: &str) -> Result<T> {
         #[derive(Deserialize)]
-        struct Envelope {
-            body: Member,
+        struct Envelope<T> {
+            body: T,
         }
-        serde_json::from_slice::<Envelope>(value)
+        serde_json::from_slice::<Envelope<T>>(value)
             .map(|envelope| envelope.body)
-            .map_err(|error| self.denied("put", key, &format!("it is not a member's record: {error}")))
+            .map_err(|error| self.denied("put", key, &format!("it is not {what}: {error}")))
     }
 
     fn denied(&self, operation: &'static str, key: &Key, why: &str) -> Error {

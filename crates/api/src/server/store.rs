@@ -108,12 +108,21 @@ pub(crate) async fn put(
     let longest = store.capabilities().max_value_bytes;
     let limit = longest.saturating_mul(4).saturating_div(3).saturating_add(4096);
     let PutBody { value, precondition } = extract::json(headers, request.into_body(), limit).await?;
-    if let Some(rights) = rights(&shared, &caller)
-        && rights.check_write("put", &key)? == WriteRight::AsClaim
-    {
-        let stored = store.get(&key).await.map_err(Error::without_effect)?;
-        if !rights.check_claim(&key, stored.as_ref(), &precondition, &value.0)? {
-            return Ok(Json(CasOutcome::Conflict));
+    if let Some(rights) = rights(&shared, &caller) {
+        let right = rights.check_write("put", &key)?;
+        if right != WriteRight::Granted {
+            let stored = store.get(&key).await.map_err(Error::without_effect)?;
+            let can_hold = match right {
+                WriteRight::AsRegistration => {
+                    rights.check_registration(&key, stored.as_ref(), &precondition, &value.0)?
+                }
+                WriteRight::Granted | WriteRight::AsClaim => {
+                    rights.check_claim(&key, stored.as_ref(), &precondition, &value.0)?
+                }
+            };
+            if !can_hold {
+                return Ok(Json(CasOutcome::Conflict));
+            }
         }
     }
     Ok(Json(store.put(&key, value.0, precondition).await?))
