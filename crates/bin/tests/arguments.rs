@@ -168,6 +168,24 @@ fn service_files_that_do_not_parse_are_named_with_their_line() {
 }
 
 #[test]
+fn a_service_file_that_is_too_long_is_refused_whole() {
+    let folder = folder();
+    let file = folder.path().join("orders.toml");
+    // Well-formed up to the limit: what is cut off there would not be missed.
+    let head = "apiVersion = \"steadfast/v1\"\nname = \"orders\"\nblueprint = \"redis\"\n#";
+    let file_of = |bytes: usize| format!("{head}{}", "-".repeat(bytes - head.len()));
+    let arguments = |file| ["plan", "-f", file, "--server", "http://127.0.0.1:9"].map(str::to_owned);
+    for (bytes, refused) in [(1 << 20, false), ((1 << 20) + 1, true)] {
+        fs::write(&file, file_of(bytes)).unwrap();
+        let of_file = arguments(file.to_str().unwrap());
+        let output = run(folder.path(), &of_file.each_ref().map(String::as_str));
+        expect(&output, 1);
+        let told = err(&output);
+        assert_eq!(told.contains("orders.toml is longer than 1MiB [ConfigInvalid]"), refused, "{told}");
+    }
+}
+
+#[test]
 fn flags_print_the_service_file_they_stand_for() {
     let folder = folder();
     let output = run(

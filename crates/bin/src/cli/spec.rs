@@ -35,10 +35,16 @@ impl FileOption {
         };
         let mut text = String::new();
         if self.file == Path::new("-") {
-            std::io::stdin().lock().take(LONGEST).read_to_string(&mut text).map_err(wrong)?;
+            std::io::stdin().lock().take(LONGEST + 1).read_to_string(&mut text).map_err(wrong)?;
         } else {
             let file = fs::File::open(&self.file).map_err(wrong)?;
-            file.take(LONGEST).read_to_string(&mut text).map_err(wrong)?;
+            file.take(LONGEST + 1).read_to_string(&mut text).map_err(wrong)?;
+        }
+        if text.len() as u64 > LONGEST {
+            let limit = ByteSize(LONGEST);
+            return Err(Failure::new(format!("{} is longer than {limit}", self.file.display()))
+                .reason("ConfigInvalid")
+                .remedy(format!("give one service, in a file of at most {limit}")));
         }
         parse(&text, &self.file)
     }
