@@ -41,6 +41,9 @@ fn a_cluster_answers_in_every_shape_and_with_every_exit_code() {
     expect(&plan, 2);
     let report: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
     assert!(report["index"].is_string() && report["outage_rule"].is_string(), "{report}");
+    let told = out(&run(&["plan", "-f", file.to_str().unwrap()]));
+    let fencing = told.lines().find(|line| line.starts_with("fencing")).unwrap();
+    assert_eq!(fencing.matches("F3").count(), 1, "{fencing}");
     std::fs::write(&file, format!("{text}colour = \"red\"\n[fencing]\nminimum = \"F9\"\n")).unwrap();
     let plan = run(&["plan", "-f", file.to_str().unwrap()]);
     expect(&plan, 1);

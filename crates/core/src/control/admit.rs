@@ -247,20 +247,20 @@ fn outage_rule(fencing: FencingLevel, spec: &ServiceSpec) -> String {
              its lease."
         }
         (FencingLevel::F3, false) => {
-            "F3: the storage refuses an old writer. A node that is silent but not proven dead keeps its members; \
+            "the storage refuses an old writer. A node that is silent but not proven dead keeps its members; \
              they move when its volumes are free, or its death is proven or confirmed. Members serve on while the \
              control plane is away."
         }
         (FencingLevel::F2, false) => {
-            "F2: a member moves once the cloud or the supervisor has proven its node dead; a silent node is waited \
+            "a member moves once the cloud or the supervisor has proven its node dead; a silent node is waited \
              for, or confirmed dead by an operator. Members serve on while the control plane is away."
         }
         (FencingLevel::F1, true) => {
-            "F1: a member moves when its node's lease has expired. That assumes bounded pauses and does not promise \
+            "a member moves when its node's lease has expired. That assumes bounded pauses and does not promise \
              a single writer. Members stop when their node cannot renew its lease."
         }
         (FencingLevel::F1, false) => {
-            "F1 without accept_lease: nothing moves before an operator confirms that the old node is off."
+            "without accept_lease nothing moves before an operator confirms that the old node is off."
         }
     }
     .to_owned()
