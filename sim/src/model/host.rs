@@ -109,7 +109,6 @@ impl HostsModel {
     pub fn all(&self) -> impl Iterator<Item = (&NodeName, &Host)> {
         self.hosts.iter()
     }
-
     /// Every engine there is, also such as should not be.
     pub fn engines(&self) -> impl Iterator<Item = (&NodeName, &MemberName, &Guard, &Engine)> {
         self.hosts.iter().flat_map(|(node, host)| {
@@ -478,9 +477,7 @@ impl Cloud {
         volumes: &[VolumeId],
     ) -> Result<Option<Locker>, &'static str> {
         let host = self.hosts.get_mut(&locker.node).ok_or("there is no such machine")?;
-        if !host.running {
-            return Err("the machine is off");
-        }
+        host.running.then_some(()).ok_or("the machine is off")?;
         host.preparing.insert(locker.life.clone());
         for id in volumes {
             if let Some(other) = self.lock_volume(id, locker) {

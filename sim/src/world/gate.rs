@@ -1,0 +1,261 @@
+//! The gate: who calls, and how a call travels, takes effect and is answered, or goes wrong.
+
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures::channel::oneshot;
+use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::ids::NodeName;
+
+use super::{Answer, Ask, Earlier, State, World};
+use crate::exec::ProcessId;
+use crate::fault::Fault;
+use crate::hash;
+use crate::model::{Cloud, Fact};
+use crate::time::Time;
+use crate::trace::{Entry, FACT, Stage};
+
+/// A process that calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    world: World,
+    process: ProcessId,
+    actor: Arc<str>,
+    machine: Option<NodeName>,
+}
+
+/// A call that was let through the gate.
+struct Asked {
+    site: usize,
+    nth: u32,
+    label: u64,
+    fault: Option<Fault>,
+    ways: (u64, u64),
+}
+
+impl Caller {
+    /// `process`, which keeps `actor` as its name over restarts, on a machine or none of those that can be cut off.
+    pub fn new(world: World, process: ProcessId, actor: &str, machine: Option<NodeName>) -> Self {
+        Caller { world, process, actor: actor.into(), machine }
+    }
+
+    /// The world.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The machine it runs on.
+    pub fn machine(&self) -> Option<&NodeName> {
+        self.machine.as_ref()
+    }
+
+    /// The process.
+    pub fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// Who calls.
+    pub fn actor(&self) -> &str {
+        &self.actor
+    }
+
+    pub(super) fn is_cut(&self, state: &State) -> bool {
+        self.machine
+            .as_ref()
+            .and_then(|machine| state.cloud.hosts.get(machine))
+            .is_some_and(|h| h.cut.control)
+    }
+
+    /// Makes a call: it travels, takes effect, and its answer travels back; or it goes wrong.
+    ///
+    /// A call that is lost never returns. What is on its way arrives, whatever becomes of the caller. `effect` is
+    /// asked twice if the call is duplicated.
+    ///
+    /// # Errors
+    /// What `effect` says, or a fault.
+    pub async fn call<T: Answer>(
+        &self,
+        ask: Ask<'_>,
+        effect: impl Fn(&mut Cloud, Time) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<T> {
+        let asked = self.ask(ask);
+        let mut ways = asked.ways;
+        match asked.fault {
+            Some(Fault::CrashBefore) => {
+                self.world.crash(self.process);
+                return pending().await;
+            }
+            Some(Fault::Pause(for_ms)) => {
+                self.world.pause(self.process, for_ms);
+                yield_once().await;
+            }
+            Some(Fault::RequestLost) => return pending().await,
+            Some(Fault::Slow(by)) => ways = (ways.0 + by, ways.1 + by),
+            Some(Fault::LateEffect(by)) => ways.0 += by,
+            _ => {}
+        }
+        let (answered, answer) = oneshot::channel();
+        let (caller, operation, local) = (self.clone(), ask.operation, ask.local);
+        let effect = Arc::new(effect);
+        if let Some(Fault::Duplicate(by)) = asked.fault {
+            let (world, again) = (self.world.clone(), Arc::clone(&effect));
+            self.world.0.exec.at(self.world.now().plus_millis(ways.0 + by), move || {
+                // Nobody hears what the second time comes to.
+                drop(world.act(|cloud, now| again(cloud, now)));
+            });
+        }
+        self.world.0.exec.at(self.world.now().plus_millis(ways.0), move || {
+            caller.arrive(&asked, operation, local, ways.1, &*effect, answered);
+        });
+        match answer.await {
+            Ok(answer) => answer,
+            // Lost.
+            Err(oneshot::Canceled) => pending().await,
+        }
+    }
+
+    fn ask(&self, ask: Ask<'_>) -> Asked {
+        let workflow = self.world.0.exec.current().map_or("main", |(_, name)| name);
+        let now = self.world.now();
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        let (site, nth) = state.sites.count(&self.actor, workflow, ask.operation, ask.resource, ask.writes);
+        let label = state.sites.all().get(site).map_or(0, |site| site.label);
+        let fault = state.faults.befall(now, label, nth).filter(|fault| applies(*fault, ask));
+        let span = if ask.local { (0, 1) } else { state.cloud.profile.call_ms };
+        let way = |way: u64| hash::draw_in(span, self.world.0.seed, label, u64::from(nth) * 2 + way);
+        let entry =
+            Entry { at: now, site: u32::try_from(site).unwrap_or(FACT), nth, stage: Stage::Asked, digest: 0 };
+        state.trace.push(entry, label);
+        if let (Some(fault), Some(site)) = (fault, state.sites.all().get(site)) {
+            let key = site.key(nth);
+            let text = format!("{fault:?} at {key}");
+            // Whether an answer differs is known only when there is one.
+            let changed = !matches!(fault, Fault::StaleRead | Fault::PartialList | Fault::Duplicate(_));
+            state.faults.note(now, key, fault, changed);
+            state.cloud.truth.note(now, Fact::Fault { text });
+            self.world.follow_up(state, now);
+        }
+        Asked { site, nth, label, fault, ways: (way(0), way(1)) }
+    }
+
+    fn arrive<T: Answer>(
+        &self,
+        asked: &Asked,
+        operation: &'static str,
+        local: bool,
+        back: u64,
+        effect: &(dyn Fn(&mut Cloud, Time) -> Result<T> + Send + Sync),
+        answered: oneshot::Sender<Result<T>>,
+    ) {
+        let now = self.world.now();
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        if !local && self.is_cut(state) {
+            return;
+        }
+        let contract = operation.split_once('.').map_or(operation, |(contract, _)| contract);
+        let refuse = |kind| Error::new(kind, "simulator", operation, "", "on purpose").without_effect();
+        let answer = match asked.fault {
+            Some(Fault::Throttled) => Err(refuse(ErrorKind::Throttled)),
+            Some(Fault::Unavailable) => Err(refuse(ErrorKind::Unavailable)),
+            _ if state.outages.get(contract).is_some_and(|until| now < *until) => {
+                Err(refuse(ErrorKind::Unavailable))
+            }
+            _ => effect(&mut state.cloud, now),
+        };
+        let answer = state.distort(asked, answer);
+        let digest = match &answer {
+            Ok(answer) => answer.digest(),
+            Err(error) => hash::of_text(error.message()) ^ error.kind() as u64,
+        };
+        let site = u32::try_from(asked.site).unwrap_or(FACT);
+        let mut entry = Entry { at: now, site, nth: asked.nth, stage: Stage::Effect, digest };
+        state.trace.push(entry, asked.label);
+        self.world.follow_up(state, now);
+        drop(guard);
+        match asked.fault {
+            Some(Fault::ResponseLost | Fault::LateEffect(_)) => return,
+            Some(Fault::CrashAfter) => return self.world.crash(self.process),
+            _ => {}
+        }
+        let (caller, label) = (self.clone(), asked.label);
+        self.world.0.exec.at(now.plus_millis(back), move || {
+            let mut state = caller.world.state();
+            if !local && caller.is_cut(&state) {
+                return;
+            }
+            entry.at = caller.world.now();
+            entry.stage = Stage::Heard;
+            state.trace.push(entry, label);
+            drop(state);
+            // Nobody may be waiting any more.
+            answered.send(answer).ok();
+        });
+    }
+}
+
+impl State {
+    /// What the caller is told instead of `answer`.
+    fn distort<T: Answer>(&mut self, asked: &Asked, answer: Result<T>) -> Result<T> {
+        let mut answer = answer?;
+        if asked.fault == Some(Fault::PartialList) {
+            answer.truncate();
+        }
+        if !self.faults.may_be_stale() {
+            return Ok(answer);
+        }
+        let digest = answer.digest();
+        let stale = asked.fault == Some(Fault::StaleRead);
+        let told = match self.earlier.get_mut(&asked.label) {
+            None => {
+                let last = Box::new(answer.clone());
+                self.earlier.insert(asked.label, Earlier { digest, last, before: None });
+                None
+            }
+            Some(earlier) => {
+                if earlier.digest != digest {
+                    let last = std::mem::replace(&mut earlier.last, Box::new(answer.clone()));
+                    earlier.before = Some(last);
+                    earlier.digest = digest;
+                }
+                earlier
+                    .before
+                    .as_ref()
+                    .filter(|_| stale)
+                    .and_then(|before| before.downcast_ref::<T>())
+                    .cloned()
+            }
+        };
+        Ok(told.unwrap_or(answer))
+    }
+}
+
+/// Whether a fault can befall such a call at all, by what its contract promises. The store is linearizable; what
+/// stays on a machine is not lost on the way.
+fn applies(fault: Fault, ask: Ask<'_>) -> bool {
+    let linearizable = ask.operation.starts_with("metadata.");
+    match fault {
+        Fault::StaleRead | Fault::PartialList => !ask.writes && !ask.local && !linearizable,
+        Fault::LateEffect(_) | Fault::Duplicate(_) => ask.writes && !ask.local,
+        Fault::RequestLost | Fault::ResponseLost | Fault::Throttled => !ask.local,
+        Fault::MissedEvent => false,
+        Fault::Unavailable | Fault::Slow(_) | Fault::CrashBefore | Fault::CrashAfter | Fault::Pause(_) => {
+            true
+        }
+    }
+}
+
+/// Lets others go first, once.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
