@@ -209,6 +209,53 @@ async fn restart(
 }
 
 #[tokio::test]
+async fn a_watch_is_let_in_while_the_store_is_away_and_begins_when_it_is_back() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let control = Scripted::new();
+    control.fail(ControlError::Backend(steadfast_core::Error::new(
+        steadfast_core::ErrorKind::Unavailable,
+        "store",
+        "watch",
+        "services",
+        "away",
+    )));
+    let server = control
+        .serve_with(|parts| {
+            parts.limits.request = Duration::from_millis(200);
+            parts.limits.heartbeat = Duration::from_millis(100);
+        })
+        .await;
+    let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let request =
+        format!("GET /v1/clusters/test/watch HTTP/1.1\r\nhost: test\r\n{}\r\n\r\n", support::bearer(ADMIN));
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    let mut buffer = [0; 1024];
+    // Many times as long as a request may take.
+    soon("the heartbeats", async {
+        while text.matches(": \n\n").count() < 10 {
+            let count = stream.read(&mut buffer).await.unwrap();
+            assert!(count > 0, "the watch ended: {text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    })
+    .await;
+    assert!(text.starts_with("HTTP/1.1 200") && !text.contains("event:"), "{text}");
+    let client = client_of([server.url()]);
+    let opening = tokio::spawn(async move { client.watch().await.map(drop) });
+    *control.failure.lock().unwrap() = None;
+    soon("the client's watch", opening).await.unwrap().unwrap();
+    soon("the beginning", async {
+        while !text.contains("event: ready") {
+            let count = stream.read(&mut buffer).await.unwrap();
+            assert!(count > 0, "the watch ended: {text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_returning_watcher_gets_what_it_missed_or_a_reset() {
     let control = Scripted::new();
     let server = control.serve_with(|parts| parts.limits.watch_history = 2).await;

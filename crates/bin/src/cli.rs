@@ -5,6 +5,7 @@ mod catalog;
 mod change;
 mod client;
 mod dns;
+mod follow;
 mod machine;
 mod node;
 mod remote;

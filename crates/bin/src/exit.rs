@@ -45,6 +45,8 @@ pub(crate) struct Failure {
     pub(crate) remedy: Option<String>,
     /// The code, if there is one.
     pub(crate) reason: Option<String>,
+    /// Whether nobody has answered: whoever asks again may be answered.
+    pub(crate) is_silence: bool,
 }
 
 /// The result of a command.
@@ -53,7 +55,13 @@ pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// An error (exit code 1).
     pub(crate) fn new(message: impl Display) -> Self {
-        Failure { exit: Exit::Error, message: message.to_string(), remedy: None, reason: None }
+        Failure {
+            exit: Exit::Error,
+            message: message.to_string(),
+            remedy: None,
+            reason: None,
+            is_silence: false,
+        }
     }
 
     /// Wrong usage (exit code 64).

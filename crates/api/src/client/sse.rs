@@ -98,8 +98,16 @@ struct Watch {
 
 pub(super) async fn watch(client: Client) -> ClientResult<BoxStream<'static, WatchEvent>> {
     let mut connection = Connection::open(&client, None).await?;
-    // The first event says that every change from now on is hinted at.
-    let first = client.transport.environment().timeout(client.timeout, connection.next()).await.flatten();
+    // The first event says that every change from now on is hinted at. A server that cannot hint yet beats until then.
+    let opening = async {
+        loop {
+            match connection.next().await {
+                Some(frame) if frame.event.is_empty() => {}
+                first => return first,
+            }
+        }
+    };
+    let first = client.transport.environment().timeout(client.timeout, opening).await.flatten();
     let Some(first) = first else {
         return Err(ClientError::Answer {
             server: client.server().to_owned(),

@@ -197,7 +197,7 @@ pub(crate) async fn watch(
     }
     let hints = shared.parts.store.watch(&query.prefix).await?;
     let lines = super::streams::with_heartbeats(
-        line(&WatchLine::Ready),
+        Some(line(&WatchLine::Ready)),
         hints.map(|hint| line(&WatchLine::from(hint))).boxed(),
         HEARTBEAT,
         shared.parts.limits.heartbeat,

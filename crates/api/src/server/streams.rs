@@ -26,16 +26,16 @@ pub(crate) fn until_shutdown<T: Send + 'static>(
     .boxed()
 }
 
-/// A body of `first` and the chunks that follow, with `heartbeat` whenever it has been silent for `silence`.
+/// A body of `first`, if there is one, and the chunks that follow, with `heartbeat` whenever it has been silent for `silence`.
 pub(crate) fn with_heartbeats(
-    first: Bytes,
+    first: Option<Bytes>,
     chunks: BoxStream<'static, Bytes>,
     heartbeat: &'static [u8],
     silence: Duration,
     environment: Environment,
 ) -> BoxStream<'static, std::io::Result<Bytes>> {
     let chunks = until_shutdown(chunks, &environment);
-    let state = (Some(first), chunks);
+    let state = (first, chunks);
     stream::unfold(state, move |(first, mut chunks)| {
         let environment = environment.clone();
         async move {

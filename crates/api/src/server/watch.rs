@@ -49,12 +49,11 @@ pub(crate) async fn watch(
     let hub = Arc::clone(&shared.hub);
     let environment = &shared.parts.environment;
     hub.start(&shared.parts.control, environment);
-    hub.subscribed().await;
-    let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let (first, cursor) = hub.enter(seen);
+    let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let heartbeat = shared.parts.limits.heartbeat;
-    let events = events(hub, cursor);
-    let body = super::streams::with_heartbeats(first, events, b": \n\n", heartbeat, environment.clone());
+    // Let in at once: while changes cannot be hinted at there are heartbeats, and `ready` comes when they can.
+    let events = events(hub, seen);
+    let body = super::streams::with_heartbeats(None, events, b": \n\n", heartbeat, environment.clone());
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, Body::from_stream(body)).into_response())
 }
@@ -203,10 +202,25 @@ impl Hub {
     }
 }
 
-fn events(hub: Arc<Hub>, cursor: u64) -> BoxStream<'static, Bytes> {
-    stream::unfold(cursor, move |cursor| {
+/// How far a client is: not in yet, with what it has seen before; or in, with the number to go on with.
+enum At {
+    Door(Option<String>),
+    Number(u64),
+}
+
+fn events(hub: Arc<Hub>, seen: Option<String>) -> BoxStream<'static, Bytes> {
+    stream::unfold(At::Door(seen), move |at| {
         let hub = Arc::clone(&hub);
-        async move { Some(hub.next(cursor).await) }
+        async move {
+            let (frames, next) = match at {
+                At::Door(seen) => {
+                    hub.subscribed().await;
+                    hub.enter(seen.as_deref())
+                }
+                At::Number(cursor) => hub.next(cursor).await,
+            };
+            Some((frames, At::Number(next)))
+        }
     })
     .boxed()
 }

@@ -329,6 +329,9 @@ impl ControlApi for Scripted {
         Ok(stream::iter(lines).boxed())
     }
     async fn watch(&self) -> ControlResult<BoxStream<'static, WatchEvent>> {
+        if let Some(failure) = self.failure.lock().expect("no test panics with it").clone() {
+            return Err(failure);
+        }
         let hints = self.hints.subscribe();
         Ok(stream::unfold(
             hints,

@@ -133,8 +133,8 @@ async fn list(global: &Global, watch: &WatchOption) -> Result<Exit> {
     struct Nodes<'a> {
         items: &'a [NodeView],
     }
-    let (client, format) = (global.client()?, global.output);
-    repeat(&client, watch, async || {
+    let format = global.output;
+    repeat(global, watch, async |client| {
         let nodes = client.nodes().await.map_err(refused)?;
         output::text(format, &Nodes { items: &nodes }, || table(format, &nodes))
     })

@@ -148,6 +148,20 @@ fn distrusts(error: &ClientError) -> bool {
 
 /// What a call that failed means to a user.
 pub(crate) fn refused(error: ClientError) -> Failure {
+    Failure { is_silence: is_silence(&error), ..told(error) }
+}
+
+/// Whether a call failed for want of an answer, which may be that of a server that is being replaced.
+pub(crate) fn is_silence(error: &ClientError) -> bool {
+    match error.problem() {
+        Some(problem) => matches!(problem.status, 502..=504),
+        None => {
+            matches!(error, ClientError::Unreachable { .. } | ClientError::Answer { .. }) && !distrusts(error)
+        }
+    }
+}
+
+fn told(error: ClientError) -> Failure {
     let Some(problem) = error.problem() else {
         let failure = Failure::new(&error);
         return match &error {

@@ -12,8 +12,8 @@ use steadfast_core::ids::{MemberName, ServiceName};
 use steadfast_core::model::{Condition, ServiceState, Truth};
 
 use super::Global;
+use super::follow::Following;
 use super::remote::refused;
-use super::wait::Changes;
 use crate::exit::{Exit, Result};
 use crate::output::{self, Column, Format, Tone, column, line, number, or_dash, paint, wide};
 
@@ -104,9 +104,9 @@ struct Items<'a, T> {
 }
 
 pub(super) async fn list(global: &Global, args: &ListArgs) -> Result<Exit> {
-    let (client, format) = (global.client()?, global.output);
-    repeat(&client, &args.watch, async || {
-        let services = all_services(&client).await?;
+    let format = global.output;
+    repeat(global, &args.watch, async |client| {
+        let services = all_services(client).await?;
         output::text(format, &Items { items: &services }, || services_table(format, &services))
     })
     .await
@@ -116,8 +116,8 @@ pub(super) async fn get(global: &Global, args: &GetArgs) -> Result<Exit> {
     let Some(name) = &args.service else {
         return list(global, &ListArgs { watch: args.watch.clone() }).await;
     };
-    let (client, format) = (global.client()?, global.output);
-    repeat(&client, &args.watch, async || {
+    let format = global.output;
+    repeat(global, &args.watch, async |client| {
         let view = client.service(name).await.map_err(refused)?;
         output::text(format, &view, || {
             let service = services_table(format, std::slice::from_ref(&view));
@@ -143,26 +143,26 @@ pub(super) async fn describe(global: &Global, args: &DescribeArgs) -> Result<Exi
 }
 
 pub(super) async fn events(global: &Global, args: &EventsArgs) -> Result<Exit> {
-    let client = global.client()?;
     let EventsArgs { service, member, limit, watch } = args;
     let filter = EventFilter { service: service.clone(), member: member.clone(), after: None, limit: *limit };
     if !watch.watch {
-        let events = client.events(&filter).await.map_err(refused)?;
+        let events = global.client()?.events(&filter).await.map_err(refused)?;
         output::show(global.output, &Items { items: &events }, || joined(events.iter().map(event_line)))?;
         return Ok(Exit::Done);
     }
     until_interrupted(async {
         let mut shown = BTreeSet::new();
-        let mut changes = Changes::listen(&client).await;
+        let mut following = Following::begin(global).await?;
         loop {
-            for event in client.events(&filter).await.map_err(refused)? {
+            let events = following.read(async |client| client.events(&filter).await.map_err(refused)).await?;
+            for event in events {
                 let text = event_line(&event);
                 // A number counts within one record: of a service, or of a member.
                 if shown.insert((event.service.clone(), event.event.seq, text.clone())) {
                     output::stream_item(global.output, &event, &text)?;
                 }
             }
-            changes.next(&client).await;
+            following.change().await;
         }
     })
     .await
@@ -201,27 +201,27 @@ async fn all_services(client: &Client) -> Result<Vec<ServiceView>> {
 
 /// Shows once, or whatever changes until Ctrl-C.
 pub(super) async fn repeat(
-    client: &Client,
+    global: &Global,
     watch: &WatchOption,
-    text: impl AsyncFn() -> Result<String>,
+    text: impl AsyncFn(&Client) -> Result<String>,
 ) -> Result<Exit> {
     if !watch.watch {
-        match text().await?.as_str() {
+        match text(&global.client()?).await?.as_str() {
             "" => {}
             text => line(text)?,
         }
         return Ok(Exit::Done);
     }
     until_interrupted(async {
-        let mut changes = Changes::listen(client).await;
+        let mut following = Following::begin(global).await?;
         let mut last = None;
         loop {
-            let now = text().await?;
+            let now = following.read(&text).await?;
             if last.as_ref() != Some(&now) {
                 output::frame(&now)?;
                 last = Some(now);
             }
-            changes.next(client).await;
+            following.change().await;
         }
     })
     .await

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use steadfast_api::client::{Client, ClientError};
+use futures::{FutureExt as _, StreamExt as _};
+use steadfast_api::client::Client;
 use steadfast_api::control::WatchEvent;
 use steadfast_core::model::{Operation, OperationState, Span, StepState};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::blocked;
-use super::remote::refused;
+use super::remote::{is_silence, refused};
 use crate::exit::{Context as _, Exit, Failure, Result};
 use crate::output::{Tone, note, paint_note};
 
@@ -28,7 +29,14 @@ pub(super) struct WaitOptions {
 
 /// Hints about changes, with a pulse in case one was missed.
 pub(super) struct Changes {
-    hints: Option<BoxStream<'static, WatchEvent>>,
+    hints: Hints,
+}
+
+enum Hints {
+    /// A server is being asked, which may take as long as that server has no store.
+    Opening(BoxFuture<'static, Option<BoxStream<'static, WatchEvent>>>),
+    Open(BoxStream<'static, WatchEvent>),
+    None,
 }
 
 const PULSE: Duration = Duration::from_secs(1);
@@ -36,25 +44,47 @@ const PULSE: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(30);
 
 impl Changes {
-    /// Listens from now on. Without hints there is still the pulse.
+    /// Listens from now on, or as soon as a server lets it. Without hints there is still the pulse.
     pub(super) async fn listen(client: &Client) -> Self {
-        Changes { hints: client.watch().await.ok() }
+        let mut changes = Changes { hints: Hints::opening(client) };
+        changes.next_hint().await;
+        changes
     }
 
     /// Waits until something may have changed.
     pub(super) async fn next(&mut self, client: &Client) {
-        let Some(hints) = &mut self.hints else {
+        if let Hints::None = self.hints {
             tokio::time::sleep(PULSE).await;
             // The server that told may be gone, and another one there.
-            self.hints = client.watch().await.ok();
+            self.hints = Hints::opening(client);
             return;
-        };
-        match tokio::time::timeout(PULSE, hints.next()).await {
-            Ok(Some(_)) => tokio::time::sleep(GATHER).await,
-            Ok(None) => self.hints = None,
-            // Nothing was told for as long as a pulse.
-            Err(_) => {}
         }
+        self.next_hint().await;
+    }
+
+    /// Waits for a hint, or for the watch to be open, no longer than a pulse.
+    async fn next_hint(&mut self) {
+        match &mut self.hints {
+            Hints::Open(hints) => match tokio::time::timeout(PULSE, hints.next()).await {
+                Ok(Some(_)) => tokio::time::sleep(GATHER).await,
+                Ok(None) => self.hints = Hints::None,
+                // Nothing was told for as long as a pulse.
+                Err(_) => {}
+            },
+            Hints::Opening(opening) => {
+                if let Ok(opened) = tokio::time::timeout(PULSE, opening).await {
+                    self.hints = opened.map_or(Hints::None, Hints::Open);
+                }
+            }
+            Hints::None => {}
+        }
+    }
+}
+
+impl Hints {
+    fn opening(client: &Client) -> Self {
+        let client = client.clone();
+        Hints::Opening(async move { client.watch().await.ok() }.boxed())
     }
 }
 
@@ -95,13 +125,6 @@ async fn to_its_end(client: &Client, last: &mut Operation) -> Result<Exit> {
             Err(error) if is_silence(&error) => progress.say(&format!("{error}; still trying")),
             Err(error) => return Err(refused(error)),
         }
-    }
-}
-
-fn is_silence(error: &ClientError) -> bool {
-    match error.problem() {
-        Some(problem) => matches!(problem.status, 502..=504),
-        None => matches!(error, ClientError::Unreachable { .. } | ClientError::Answer { .. }),
     }
 }
 
