@@ -19,6 +19,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use steadfast_api::auth::Token;
 use steadfast_api::client::{Client, ClientConfig, ClientError};
 use steadfast_core::Environment;
+use steadfast_core::metadata::{CasOutcome, Key, Precondition};
 
 /// An authority's certificate and what it has signed for 127.0.0.1, as files.
 struct Certificates {
@@ -226,6 +227,42 @@ fn a_server_is_ready_for_as_long_as_the_store_answers() {
         (common::cluster::holder(&data.join("store/lock"))? != pid).then_some(())?;
         readiness(data, "server-2").ok()
     });
+}
+
+/// Calls a server as another one would.
+fn as_server<T>(
+    data: &Path,
+    id: &str,
+    call: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
+) -> Option<T> {
+    let token = Token::new(&fs::read_to_string(data.join("server-token")).unwrap()).unwrap();
+    let config = ClientConfig::new([url(data, id)], "local".parse().unwrap(), Some(token));
+    let client = Client::new(Environment::system([8; 32]), config).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(call(client)).ok()
+}
+
+#[test]
+fn what_dead_requests_left_of_addresses_is_given_back_by_the_next_owner() {
+    let folder = prepared();
+    let data = folder.path();
+    let first = Daemon::serve(data, "server-1", &[]);
+    let _second = Daemon::serve(data, "server-2", &[]);
+    // An address whose owner is not meant to have it: what two requests of one owner leave if both die.
+    let key: Key = "steadfast/local/ip/127.98.4.9".parse().unwrap();
+    let left =
+        serde_json::json!({"schema": 1, "write_id": "w", "body": {"owner": "nobody-0", "holder": null}});
+    let outcome = eventually("the address is left", || {
+        let put = async |client: Client| {
+            client.store_put(&key, left.to_string().into(), Precondition::Absent).await
+        };
+        as_server(data, "server-2", put)
+    });
+    assert!(matches!(outcome, CasOutcome::Applied(_)), "{outcome:?}");
+    let look = || as_server(data, "server-2", async |client: Client| client.store_get(&key).await);
+    assert!(eventually("a look", look).is_some());
+    drop(first);
+    eventually("the next owner has given it back", || look()?.is_none().then_some(()));
 }
 
 /// Asks for the SOA record of a zone: the answer's code and how many answers there were.

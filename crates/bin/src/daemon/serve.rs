@@ -3,6 +3,7 @@
 //! Any number of servers share a data folder. The one that holds the store's lock owns the store; the others send
 //! what concerns it on to the owner, and one of them takes the lock over when the owner dies, however it dies.
 
+mod addresses;
 mod clients;
 mod listen;
 mod logs;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use steadfast_api::control::OfControl;
 use steadfast_api::server::{Limits, Parts};
+use steadfast_backends::embedded::addresses::LoopbackAddresses;
 use steadfast_backends::embedded::dns::{DnsOptions, DnsServer, StoreRegistry};
 use steadfast_backends::embedded::keys::FileKeyProvider;
 use steadfast_backends::remote::SwitchDb;
@@ -97,6 +99,7 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
     let readiness = ready::Readiness::watch(&environment, &server.registry, &config.zone);
     server.controller.start();
     server.answer_names(&config, db.clone());
+    addresses::repair_as_owner(&environment, db.clone(), server.addresses.clone());
     tokens::follow(&data, options.tokens.as_deref(), &principals, &environment);
 
     let parts = server.parts(&config, &db, principals, readiness);
@@ -147,6 +150,7 @@ struct Server {
     controller: Controller,
     control: Arc<OfControl>,
     registry: StoreRegistry,
+    addresses: LoopbackAddresses,
     metrics: Arc<metrics::Metrics>,
     environment: Environment,
 }
@@ -164,6 +168,7 @@ impl Server {
         let settings =
             ControllerConfig { lease: Duration::from_millis(config.server_lease_ms), ..Default::default() };
         let controller = Controller::new(environment.clone(), store.clone(), backends, id.clone(), settings);
+        let addresses = LoopbackAddresses::new(store.records().clone(), config.loopback);
         let keys = Arc::new(FileKeyProvider::open_or_create(&data.path("key"))?);
         let catalog = Arc::new(Catalog::embedded());
         let control = Control::new(
@@ -180,6 +185,7 @@ impl Server {
             control: Arc::new(OfControl::new(control, catalog, Arc::new(KeptLogs(data.clone())))),
             controller,
             registry,
+            addresses,
             metrics,
             environment: environment.clone(),
         })
