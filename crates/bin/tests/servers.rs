@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -263,6 +264,55 @@ fn what_dead_requests_left_of_addresses_is_given_back_by_the_next_owner() {
     assert!(eventually("a look", look).is_some());
     drop(first);
     eventually("the next owner has given it back", || look()?.is_none().then_some(()));
+}
+
+#[test]
+fn a_log_is_begun_anew_while_its_process_runs() {
+    let folder = prepared();
+    let data = folder.path();
+    let log = data.join("server.log");
+    let file = fs::File::options().create(true).append(true).open(&log).unwrap();
+    let mut command = steadfast(data);
+    command
+        .args([
+            "serve",
+            "--id",
+            "server-1",
+            "--listen",
+            "127.0.0.1:0",
+            "--log",
+            "trace",
+            "--log-size",
+            "16KiB",
+        ])
+        .arg("--log-file")
+        .arg(&log)
+        .stdout(file.try_clone().unwrap())
+        .stderr(file);
+    let server = Daemon(command.spawn().unwrap());
+    eventually("the server listens", || data.join("servers/server-1/endpoint.json").exists().then_some(()));
+    let older = |number: u32| data.join(format!("server.log.{number}"));
+    let begins = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().next().map(str::to_owned);
+    // Until the oldest was dropped, which shows in what the last file begins with.
+    let mut oldest = BTreeSet::new();
+    eventually("the oldest is dropped", || {
+        // Every request is told.
+        readiness(data, "server-1").ok();
+        oldest.extend(begins(&older(4)));
+        (oldest.len() > 1).then_some(())
+    });
+    drop(server);
+    assert!(!older(5).exists());
+    let mut last = String::new();
+    for path in [older(4), older(3), older(2), older(1), log] {
+        let text = fs::read_to_string(&path).unwrap();
+        // A line is never cut, and one at this level can be longer than the limit by itself.
+        assert!(text.len() <= 64 << 10, "{}: {} bytes", path.display(), text.len());
+        assert!(text.ends_with('\n'), "{} ends in the middle of a line", path.display());
+        let first = begins(&path).unwrap();
+        assert!(last < first, "{} begins with {first}, after {last}", path.display());
+        last = first;
+    }
 }
 
 /// Asks for the SOA record of a zone: the answer's code and how many answers there were.

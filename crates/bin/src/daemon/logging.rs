@@ -1,6 +1,15 @@
 //! Structured logs of the processes that stay.
 
+pub(crate) mod rotated;
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use steadfast_core::model::ByteSize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use rotated::RotatedError;
 
 /// How a process logs.
 #[derive(Debug, Clone, clap::Args)]
@@ -11,6 +20,12 @@ pub(crate) struct LogOptions {
     /// What to log, as in `info` or `steadfast_core=debug,warn`
     #[arg(long, default_value = "info", env = "STEADFAST_LOG", value_name = "FILTER")]
     log: String,
+    /// The file that standard error goes to: it is begun anew when it is full
+    #[arg(long, value_name = "FILE", hide = true)]
+    log_file: Option<PathBuf>,
+    /// How long that file becomes
+    #[arg(long, value_name = "SIZE", hide = true, default_value_t = ByteSize(rotated::LOG_BYTES))]
+    log_size: ByteSize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -30,7 +45,11 @@ impl LogOptions {
             Ok(filter) => (filter, None),
             Err(error) => (EnvFilter::new("info"), Some(error)),
         };
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let writer = match &self.log_file {
+            Some(path) => BoxMakeWriter::new(Mutex::new(RotatedError::new(path.clone(), self.log_size.0))),
+            None => BoxMakeWriter::new(std::io::stderr),
+        };
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
         match self.log_format {
             LogFormat::Text => builder.with_ansi(false).init(),
             LogFormat::Json => builder.json().init(),

@@ -1,8 +1,6 @@
 //! Keeping child processes alive: one task per child, restarts with growing delay, and an orderly end.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -13,6 +11,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use super::logging::rotated;
 use crate::exit::{Context as _, Failure, Result};
 use crate::output::note;
 
@@ -38,7 +37,6 @@ const LONG_LIFE: Duration = Duration::from_secs(30);
 /// How long an orderly end may take before it is a kill.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
-const LOG_BYTES: u64 = 16 << 20;
 
 /// What says to commands of users whom to ask, and as whom. Servers and agents are told by their arguments, and an
 /// agent that took an administrator's token for its own could do nothing with it.
@@ -129,6 +127,8 @@ impl Supervised {
         }
         command
             .args(&self.arguments)
+            .arg("--log-file")
+            .arg(&self.log)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(error_log)
@@ -209,8 +209,8 @@ fn open_log(path: &Path) -> Result<std::fs::File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).context(tried())?;
     }
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
-        std::fs::rename(path, path.with_extension("log.1")).context(tried())?;
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > rotated::LOG_BYTES) {
+        return rotated::begin_anew(path).context(tried());
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).context(tried())
+    rotated::open(path).context(tried())
 }
