@@ -110,6 +110,7 @@ impl MemberTask {
                 role: Role::Unknown,
                 role_term: RoleTerm::default(),
                 follows: None,
+                membership: None,
                 ready: false,
                 position: None,
                 lag: None,

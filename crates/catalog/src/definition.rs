@@ -9,11 +9,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use steadfast_core::engine::{Engine, EngineContext};
-use steadfast_core::model::{self, Durability, StoredPort};
+use steadfast_core::model::{self, Durability, RollingOrder, StoredPort};
 use steadfast_core::{Error, ErrorKind, Result};
 
 use crate::engine::{BlueprintEngine, EngineHost};
-use crate::format::{Format, Orchestrator, RunAs};
+use crate::format::{Format, Orchestrator, Rolling, RunAs};
 use crate::lint::{self, Finding};
 use crate::template::Templates;
 
@@ -157,6 +157,10 @@ impl Definition {
                 .collect(),
             volumes: format.volumes.iter().map(|volume| (volume.name.clone(), volume.size.0)).collect(),
             confirming_replicas: self.confirming(replicas, durability)?,
+            rolling: match format.rolling {
+                Rolling::ReplicasFirst => RollingOrder::ReplicasFirst,
+                Rolling::InPlace | Rolling::OneByOne => RollingOrder::InPlace,
+            },
             start_deadline_ms: u64::try_from(format.start_deadline.0.as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -103,6 +103,8 @@ pub enum Identity {
 pub enum Rolling {
     /// Replicas first, the primary last after a switchover.
     ReplicasFirst,
+    /// Replicas first, the primary last and where it is: it leads again.
+    InPlace,
     /// One after the other, by ordinal; the next only when the last serves.
     OneByOne,
 }

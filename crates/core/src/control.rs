@@ -9,6 +9,7 @@ mod connect;
 mod create;
 mod error;
 mod read;
+mod reshape;
 mod view;
 mod why;
 

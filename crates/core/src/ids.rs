@@ -256,6 +256,10 @@ counter!(
     RoleTerm
 );
 counter!(
+    /// How often it has changed who counts in a group. Raised before anybody begins or ceases to.
+    MembershipTerm
+);
+counter!(
     /// The number of a spec revision of a service, from 1.
     Revision
 );

@@ -13,16 +13,16 @@ mod spec;
 pub use condition::{Condition, ConditionKind, Truth};
 pub use event::{Event, EventRing};
 pub use member::{
-    AddressBinding, Evidence, Holder, Initialised, Member, MemberPhase, MemberStatus, Position, Role,
-    VolumeBinding,
+    AddressBinding, Evidence, Holder, Initialised, Member, MemberPhase, MemberStatus, Membership, Position,
+    Role, VolumeBinding,
 };
 pub use node::{FencingLevel, NodeHealth, NodeRecord, NodeStatus};
-pub use operation::{Operation, OperationKind, OperationState, Step, StepState};
+pub use operation::{Goal, Operation, OperationKind, OperationState, Step, StepState};
 pub use reason::Reason;
 pub use secret::SealedSecret;
 pub use service::{
-    Blueprint, Desired, Group, Leadership, RolePhase, RoleState, Service, ServiceState, SpecRevision,
-    StoredPort, Topology,
+    Blueprint, Desired, Group, Leadership, MembershipChange, RolePhase, RoleState, RollingOrder, Service,
+    ServiceState, SpecRevision, StoredPort, Topology,
 };
 pub use spec::{
     ByteSize, Durability, FailoverMode, FailoverSpec, FencingSpec, GroupSpec, MOST_REPLICAS, OnDelete,

@@ -6,12 +6,14 @@
 
 mod action;
 mod facts;
+mod handover;
 mod health;
 mod members;
 mod names;
 mod operations;
 mod placement;
 mod roles;
+mod rolling;
 
 pub use action::{Action, RoleChange};
 pub use facts::{Facts, GroupMembers, MemberFacts, NodeFacts, Timers};
@@ -64,7 +66,8 @@ pub fn plan(facts: &Facts) -> Plan {
             members::apply_workload(facts, &mut plan);
             roles::lead(facts, &mut plan);
             names::publish(facts, &mut plan);
-            operations::restart_in_turn(facts, &mut plan);
+            handover::on_request(facts, &mut plan);
+            rolling::roll(facts, &mut plan);
         }
         Desired::Stopped => {
             members::stop(facts, &mut plan);

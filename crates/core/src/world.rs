@@ -27,8 +27,8 @@ use crate::ip::memory::MemoryIps;
 use crate::metadata::MetadataDb;
 use crate::metadata::memory::MemoryDb;
 use crate::model::{
-    Blueprint, Durability, Evidence, GroupSpec, Leadership, Operation, OperationState, SealedSecret,
-    ServiceSpec, SpecError, StoredPort, Topology,
+    Blueprint, Durability, Evidence, GroupSpec, Leadership, Operation, OperationState, RollingOrder,
+    SealedSecret, ServiceSpec, SpecError, StoredPort, Topology,
 };
 use crate::orchestrator::memory::MemoryOrchestrator;
 use crate::registry::Registry;
@@ -298,6 +298,10 @@ impl Blueprints for PlainBlueprints {
                 ports: vec![StoredPort { name: name.to_owned(), port: 7000, client: true }],
                 volumes: vec![("data".parse().map_err(invalid)?, 1 << 30)],
                 confirming_replicas: u32::from(strict && replicas > 1),
+                rolling: match spec.options.get("rolling") {
+                    Some(order) if order == "in_place" => RollingOrder::InPlace,
+                    _ => RollingOrder::ReplicasFirst,
+                },
                 start_deadline_ms: 30_000,
             },
             groups: vec![GroupSpec { name: GroupName::main(), replicas }],

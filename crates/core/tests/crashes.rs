@@ -35,6 +35,7 @@ enum Workflow {
     Undelete,
     Move,
     Promote,
+    Switchover,
 }
 
 /// Who is killed.
@@ -109,6 +110,7 @@ impl Workflow {
             Workflow::Start => server.start(&service(), guard).await,
             Workflow::Delete => server.delete(&service(), guard).await,
             Workflow::Undelete => server.undelete(&service(), guard).await,
+            Workflow::Switchover => server.switchover(&service(), None, None, guard).await,
             Workflow::Move | Workflow::Promote => panic!("{self:?} is nothing that is asked for"),
         }
     }
@@ -504,4 +506,5 @@ for_every_workflow! {
     undelete: Undelete,
     moving: Move,
     promotion: Promote,
+    switchover: Switchover,
 }

@@ -127,14 +127,19 @@ fn first_data(view: &DataView<'_>) -> DataStep {
             Reason::VolumeUnexpectedlyEmpty,
             "it leads and has no data: bring the volume back".to_owned(),
         ),
-        (None, _) | (_, RolePhase::Electing) => wait("an election is on".to_owned()),
+        (None, _) | (_, RolePhase::Electing | RolePhase::HandingOver) => wait("nobody leads now".to_owned()),
     }
 }
 
 /// The role that the records want this member to have. Without a leader, nobody takes writes.
 pub(super) fn wanted_role(me: &MemberName, peers: &[Peer], role: Option<&RoleState>) -> WantedRole {
-    let leader = role.filter(|role| role.phase != RolePhase::Electing).and_then(|role| role.leader.as_ref());
-    match leader {
+    let followed = role.and_then(|role| match role.phase {
+        RolePhase::Bootstrapping | RolePhase::Led => role.leader.as_ref(),
+        // What the old leader wrote last is still to be had from it, and from nobody else.
+        RolePhase::HandingOver => role.previous.as_ref().filter(|previous| *previous != me),
+        RolePhase::Electing => None,
+    });
+    match followed {
         Some(leader) if leader == me => {
             WantedRole::Primary { replicas: peers.iter().filter(|peer| &peer.name != me).cloned().collect() }
         }

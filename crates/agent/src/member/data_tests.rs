@@ -56,6 +56,7 @@ fn role(phase: RolePhase, leader: Option<&str>) -> RoleState {
         phase,
         leader: leader.map(|name| name.parse().unwrap()),
         previous: None,
+        successor: None,
         since: Timestamp::UNIX_EPOCH,
     }
 }

@@ -21,6 +21,7 @@ impl MemberTask {
             role: Role::Unknown,
             role_term: RoleTerm::default(),
             follows: None,
+            membership: None,
             lag: None,
             ..self.status.clone()
         };

@@ -149,6 +149,8 @@ impl MemberTask {
         match done {
             Some(Ok(())) => {
                 live.confirmed = Some((role.term, wanted, confirmed_at));
+                // How far it was in another role is no answer under this term.
+                self.status.position = None;
                 Ok(true)
             }
             Some(Err(error)) => {

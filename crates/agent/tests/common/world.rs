@@ -24,7 +24,8 @@ use steadfast_core::ip::memory::MemoryIps;
 use steadfast_core::metadata::memory::MemoryDb;
 use steadfast_core::model::{
     AddressBinding, Blueprint, Desired, EventRing, Group, Leadership, Member, MemberPhase, MemberStatus,
-    Reason, RolePhase, RoleState, Service, ServiceSpec, SpecRevision, StoredPort, Topology, VolumeBinding,
+    Reason, RolePhase, RoleState, RollingOrder, Service, ServiceSpec, SpecRevision, StoredPort, Topology,
+    VolumeBinding,
 };
 use steadfast_core::orchestrator::{Placement, Run, Workload};
 use steadfast_core::registry::memory::MemoryRegistry;
@@ -182,6 +183,7 @@ impl World {
             phase: RolePhase::Bootstrapping,
             leader: Some(name(0)),
             previous: None,
+            successor: None,
             since: Timestamp::UNIX_EPOCH,
         };
         // As stored, so that fields which are added later take their defaults.
@@ -190,7 +192,7 @@ impl World {
             "name": service,
             "revision": 1,
             "desired": Desired::Running,
-            "groups": {"main": Group { replicas }},
+            "groups": {"main": Group::of(replicas)},
             "roles": {"main": leader},
             "paused": false,
             "operation": null,
@@ -409,6 +411,7 @@ fn revision(service: &ServiceName) -> SpecRevision {
             ports: ports().into_iter().map(|(name, port)| StoredPort { name, port, client: true }).collect(),
             volumes: vec![("data".parse().unwrap(), 1 << 20)],
             confirming_replicas: 0,
+            rolling: RollingOrder::default(),
             start_deadline_ms: 30_000,
         },
         options: BTreeMap::new(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::reshape::{self, Aim, Ask};
 use super::{Control, ControlError, ControlResult, Guard, INDEX_STALE, ServiceView};
 use crate::error::{Error, ErrorKind};
 use crate::ids::{Generation, Incarnation, MemberName, NodeName, OperationId, ServiceId, ServiceName};
@@ -97,15 +98,17 @@ impl Control {
             if operation.state == OperationState::Cancelled {
                 return Ok(operation);
             }
-            if operation.state.is_final() || operation.kind != OperationKind::Restart {
+            if operation.state.is_final() || !can_be_given_up(operation.kind) {
                 return Err(ControlError::Conflict {
                     reason: Reason::OperationExclusive,
                     message: format!(
                         "{} {} is {} and cannot be cancelled",
                         operation.kind, id, operation.state
                     ),
-                    remedy: "only a restart that is under way can be; stop or delete the service instead"
-                        .to_owned(),
+                    remedy:
+                        "only a restart or a switchover that is under way can be; stop or delete the service \
+                             instead"
+                            .to_owned(),
                 });
             }
             operation.state = OperationState::Cancelled;
@@ -167,6 +170,17 @@ impl Control {
 
     /// Records an operation and points the service at it. Asking twice with one key is asking once.
     async fn begin(&self, name: &ServiceName, kind: OperationKind, guard: Guard) -> ControlResult<Operation> {
+        self.begin_for(name, kind, Ask::Nothing, guard).await
+    }
+
+    /// As [`begin`](Self::begin), with what is asked for beyond the kind.
+    pub(super) async fn begin_for(
+        &self,
+        name: &ServiceName,
+        kind: OperationKind,
+        ask: Ask,
+        guard: Guard,
+    ) -> ControlResult<Operation> {
         let id = self.operation_id(guard.idempotency_key.as_deref(), kind, name)?;
         loop {
             let Some(found) = self.store.service(name).await? else { return Err(no_service(name)) };
@@ -178,13 +192,11 @@ impl Control {
             }
             self.check_index(Some(&found), &guard)?;
             let superseded = self.check_state(&found.body, kind).await?;
-            let targets = match kind {
-                OperationKind::Restart => self.restart_targets(&found.body).await?,
-                _ => BTreeMap::new(),
-            };
-            let operation =
-                self.record_operation(id.clone(), kind, name, Some(&found.body.id), &guard, targets).await?;
+            let aim = self.aim(&found.body, kind, &ask).await?;
+            let of = Some(&found.body.id);
+            let operation = self.record_operation(id.clone(), kind, name, of, &guard, aim).await?;
             let mut service = found.body.clone();
+            reshape::take_aim(&mut service, operation.goal.as_ref());
             let now = self.env.clock().wall();
             let reason = match kind {
                 OperationKind::Delete => Reason::DeleteRequested,
@@ -192,6 +204,7 @@ impl Control {
                 OperationKind::Restart => Reason::RestartRequested,
                 OperationKind::Stop => Reason::StopRequested,
                 OperationKind::Start | OperationKind::Create => Reason::StartRequested,
+                OperationKind::Switchover => Reason::Switchover,
             };
             service.events.push(now, reason, None, operation.begun_message());
             service.operation = Some(id.clone());
@@ -200,7 +213,7 @@ impl Control {
                 OperationKind::Stop => service.desired = Desired::Stopped,
                 OperationKind::Undelete => self.revive(&mut service).await?,
                 OperationKind::Start => service.desired = Desired::Running,
-                OperationKind::Restart | OperationKind::Create => {}
+                OperationKind::Restart | OperationKind::Switchover | OperationKind::Create => {}
             }
             let key = self.store.service_key(name)?;
             if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &service).await? {
@@ -234,6 +247,7 @@ impl Control {
                         phase: if kept { RolePhase::Led } else { RolePhase::Bootstrapping },
                         leader: Some(led_last),
                         previous: None,
+                        successor: None,
                         since: self.env.clock().wall(),
                     },
                 );
@@ -267,7 +281,7 @@ impl Control {
                 format!("wait, then: steadfast undelete {name}"),
             );
         }
-        if kind == OperationKind::Restart && service.desired != Desired::Running {
+        if needs_running(kind) && service.desired != Desired::Running {
             return refuse(format!("{name} is stopped"), format!("start it: steadfast start {name}"));
         }
         let Some(running) = &service.operation else { return Ok(None) };
@@ -299,7 +313,10 @@ impl Control {
         }
     }
 
-    async fn restart_targets(&self, service: &Service) -> ControlResult<BTreeMap<MemberName, Generation>> {
+    pub(super) async fn restart_targets(
+        &self,
+        service: &Service,
+    ) -> ControlResult<BTreeMap<MemberName, Generation>> {
         let members = self.store.members(&service.name).await?;
         Ok(members
             .into_iter()
@@ -315,7 +332,7 @@ impl Control {
         name: &ServiceName,
         service_id: Option<&ServiceId>,
         guard: &Guard,
-        targets: BTreeMap<MemberName, Generation>,
+        aim: Aim,
     ) -> ControlResult<Operation> {
         let now = self.env.clock().wall();
         let operation = Operation {
@@ -326,7 +343,8 @@ impl Control {
             state: OperationState::Pending,
             steps: Vec::new(),
             waiting: None,
-            targets,
+            targets: aim.targets,
+            goal: aim.goal,
             idempotency_key: guard.idempotency_key.clone(),
             server: None,
             created_at: now,
@@ -402,6 +420,14 @@ impl Control {
             remedy: "list them: steadfast op list".to_owned(),
         })
     }
+}
+
+fn can_be_given_up(kind: OperationKind) -> bool {
+    matches!(kind, OperationKind::Restart | OperationKind::Switchover)
+}
+
+fn needs_running(kind: OperationKind) -> bool {
+    matches!(kind, OperationKind::Restart | OperationKind::Switchover)
 }
 
 pub(super) fn no_service(name: &ServiceName) -> ControlError {

@@ -6,6 +6,7 @@ use futures::future;
 
 use super::admit::Admitted;
 use super::change::internal;
+use super::reshape::Aim;
 use super::{Control, ControlError, ControlResult, Guard};
 use crate::ids::{MemberName, Revision, RoleTerm, ServiceName};
 use crate::metadata::{Versioned, WriteOutcome};
@@ -52,7 +53,7 @@ impl Control {
                     &name,
                     None,
                     &guard,
-                    BTreeMap::new(),
+                    Aim::default(),
                 )
                 .await?;
             let service = self.write_parts(&admitted, &operation).await?;
@@ -121,11 +122,8 @@ impl Control {
             future::try_join_all(secrets),
         )
         .await?;
-        let groups: BTreeMap<_, _> = resolved
-            .groups
-            .iter()
-            .map(|group| (group.name.clone(), Group { replicas: group.replicas }))
-            .collect();
+        let groups: BTreeMap<_, _> =
+            resolved.groups.iter().map(|group| (group.name.clone(), Group::of(group.replicas))).collect();
         let mut roles = BTreeMap::new();
         if resolved.blueprint.leadership == Leadership::Steadfast {
             for group in groups.keys() {
@@ -138,6 +136,7 @@ impl Control {
                         phase: RolePhase::Bootstrapping,
                         leader: Some(leader),
                         previous: None,
+                        successor: None,
                         since: now,
                     },
                 );

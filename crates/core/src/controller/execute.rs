@@ -68,7 +68,16 @@ impl<'a> Executor<'a> {
                 })
                 .await
             }
-            Action::Restart { member, generation } => self.restart(snapshot, member, *generation).await,
+            Action::Restart { member, generation, revision, reason, message } => {
+                self.change_member(snapshot, member, |record, now| {
+                    if record.generation < *generation {
+                        record.generation = *generation;
+                        record.revision = *revision;
+                        push_event(record, now, reason.clone(), message.clone());
+                    }
+                })
+                .await
+            }
             Action::Apply(workload) => {
                 self.backends.orchestrator.apply(workload).await?;
                 Ok(Progress::Done)
@@ -235,23 +244,6 @@ impl<'a> Executor<'a> {
             push_event(record, now, reason.clone(), format!("{message}; placed on {node}"));
         })
         .await
-    }
-
-    async fn restart(
-        &self,
-        snapshot: &mut Snapshot,
-        name: &MemberName,
-        generation: Generation,
-    ) -> Result<Progress> {
-        let progress = self
-            .change_member(snapshot, name, |record, now| {
-                if record.generation < generation {
-                    record.generation = generation;
-                    push_event(record, now, Reason::RestartRequested, format!("generation {generation}"));
-                }
-            })
-            .await?;
-        Ok(progress)
     }
 
     /// Gives back what a dead holder held, in the order in which it would have itself.
@@ -521,5 +513,6 @@ fn reason_of(operation: &Operation) -> Reason {
         OperationKind::Restart => Reason::RestartRequested,
         OperationKind::Stop => Reason::StopRequested,
         OperationKind::Start => Reason::StartRequested,
+        OperationKind::Switchover => Reason::Switchover,
     }
 }

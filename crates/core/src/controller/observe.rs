@@ -30,7 +30,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// When to look again without a hint, if something is going on that time alone changes.
     pub fn recheck_after(&self, plan: &Plan) -> Option<Duration> {
-        let electing = self.facts.service.roles.values().any(|role| role.phase == RolePhase::Electing);
+        let settled = |phase| matches!(phase, RolePhase::Bootstrapping | RolePhase::Led);
+        let electing = self.facts.service.roles.values().any(|role| !settled(role.phase));
         let leader_down = !self.facts.leader_down_for.is_empty();
         if electing {
             Some(Duration::from_millis(200))
@@ -199,7 +200,15 @@ impl Observer {
         members: Vec<Versioned<Member>>,
     ) -> Result<Option<Snapshot>> {
         let Versioned { version, body: service } = service;
-        let Some(revision) = self.revision(&service).await? else { return Ok(None) };
+        let Some(revision) = self.revision(&service.id, service.revision).await? else { return Ok(None) };
+        let mut revisions = BTreeMap::from([(service.revision, Arc::clone(&revision))]);
+        for number in members.iter().filter(|m| m.body.service_id == service.id).map(|m| m.body.revision) {
+            if !revisions.contains_key(&number)
+                && let Some(found) = self.revision(&service.id, number).await?
+            {
+                revisions.insert(number, found);
+            }
+        }
         let operation = match &service.operation {
             Some(id) => self.store.operation(id).await?,
             None => None,
@@ -220,6 +229,7 @@ impl Observer {
         let mut facts = Facts {
             service,
             revision,
+            revisions,
             operation,
             members: facts_of_members,
             nodes,
@@ -236,12 +246,12 @@ impl Observer {
         Ok(Some(Snapshot { facts, service_version: version, member_versions, operation_version }))
     }
 
-    async fn revision(&self, service: &Service) -> Result<Option<Arc<SpecRevision>>> {
-        let key = (service.id.clone(), service.revision);
+    async fn revision(&self, service: &ServiceId, number: Revision) -> Result<Option<Arc<SpecRevision>>> {
+        let key = (service.clone(), number);
         if let Some(found) = self.lock().revisions.get(&key) {
             return Ok(Some(Arc::clone(found)));
         }
-        let Some(found) = self.store.revision(&service.id, service.revision).await? else { return Ok(None) };
+        let Some(found) = self.store.revision(service, number).await? else { return Ok(None) };
         let found = Arc::new(found);
         self.lock().revisions.insert(key, Arc::clone(&found));
         Ok(Some(found))
@@ -254,16 +264,20 @@ impl Observer {
         let mut down = BTreeMap::new();
         for group in facts.groups() {
             let key = (facts.service.id.clone(), group.name.clone());
-            let leading = group.role.filter(|role| role.phase == RolePhase::Led).and_then(|role| {
-                let leader = role.leader.as_ref()?;
-                let found = group.members.iter().find(|(_, name, _)| name == leader)?.2?;
-                let status = found.status.as_ref();
-                let leads = status.is_some_and(|status| {
-                    status.ready
-                        && status.role == crate::model::Role::Primary
-                        && status.role_term == role.term
-                });
-                (!leads).then_some(role.term)
+            let leading = group.role.and_then(|role| match role.phase {
+                RolePhase::HandingOver => Some(role.term),
+                RolePhase::Bootstrapping | RolePhase::Electing => None,
+                RolePhase::Led => {
+                    let leader = role.leader.as_ref()?;
+                    let found = group.members.iter().find(|(_, name, _)| name == leader)?.2?;
+                    let status = found.status.as_ref();
+                    let leads = status.is_some_and(|status| {
+                        status.ready
+                            && status.role == crate::model::Role::Primary
+                            && status.role_term == role.term
+                    });
+                    (!leads).then_some(role.term)
+                }
             });
             match leading {
                 None => {

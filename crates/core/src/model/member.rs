@@ -1,5 +1,6 @@
 //! Members: one compare-and-swap record binds identity, epoch, node, volumes, address, name and phase.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -7,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{EventRing, Reason};
 use crate::ids::{
-    Epoch, Generation, GroupName, Incarnation, MemberId, MemberName, NodeName, Ordinal, Revision, RoleTerm,
-    ServiceId, ServiceName, VolumeId, VolumeName,
+    Epoch, Generation, GroupName, Incarnation, MemberId, MemberName, MembershipTerm, NodeName, Ordinal,
+    Revision, RoleTerm, ServiceId, ServiceName, VolumeId, VolumeName,
 };
 use crate::runtime::Timestamp;
 
@@ -220,6 +221,15 @@ impl Member {
     }
 }
 
+/// Who counts in a group, as the engine itself says it is committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The term under which the agent last brought the engine's membership into line.
+    pub term: MembershipTerm,
+    /// The members that count.
+    pub voters: BTreeSet<MemberName>,
+}
+
 /// What an agent observes of a member it holds. Travels in the node's status, never in [`Member`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberStatus {
@@ -240,6 +250,9 @@ pub struct MemberStatus {
     /// The primary it follows, as the engine itself says.
     #[serde(default)]
     pub follows: Option<MemberName>,
+    /// Who counts in the group, from members whose engine tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
     /// Whether it answers and serves.
     pub ready: bool,
     /// How far its data reaches.

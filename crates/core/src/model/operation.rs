@@ -6,7 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Reason;
-use crate::ids::{Generation, MemberName, OperationId, ServerId, ServiceId, ServiceName};
+use crate::ids::{
+    Generation, GroupName, MemberName, OperationId, RoleTerm, ServerId, ServiceId, ServiceName,
+};
 use crate::runtime::Timestamp;
 
 /// What was asked for.
@@ -26,6 +28,26 @@ pub enum OperationKind {
     Stop,
     /// Start a stopped service.
     Start,
+    /// Move leadership to another member, in order.
+    Switchover,
+}
+
+/// What an operation is to come to, where its kind alone does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// Another member leads.
+    Leader {
+        /// The group.
+        group: GroupName,
+        /// Who led when this was asked for.
+        from: MemberName,
+        /// Who shall lead; none: whoever has everything.
+        to: Option<MemberName>,
+        /// The term it led under.
+        term: RoleTerm,
+    },
 }
 
 impl fmt::Display for OperationKind {
@@ -37,6 +59,7 @@ impl fmt::Display for OperationKind {
             OperationKind::Restart => "restart",
             OperationKind::Stop => "stop",
             OperationKind::Start => "start",
+            OperationKind::Switchover => "switchover",
         })
     }
 }
@@ -131,6 +154,9 @@ pub struct Operation {
     /// For a restart: the generation each member has to reach.
     #[serde(default)]
     pub targets: BTreeMap<MemberName, Generation>,
+    /// What it is to come to, where its kind alone does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
     /// What the caller named it by, so that asking twice makes one.
     #[serde(default)]
     pub idempotency_key: Option<String>,

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::{Condition, EventRing, ServiceSpec};
 use crate::ids::{
-    BlueprintName, GroupName, MemberName, OperationId, Ordinal, Revision, RoleTerm, ServiceId, ServiceName,
-    VolumeName,
+    BlueprintName, GroupName, MemberName, MembershipTerm, OperationId, Ordinal, Revision, RoleTerm,
+    ServiceId, ServiceName, VolumeName,
 };
 use crate::runtime::Timestamp;
 
@@ -85,6 +85,24 @@ pub enum Topology {
     Quorum,
 }
 
+/// In which order members are renewed where that is done one after another, for a restart or another revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RollingOrder {
+    /// Replicas first; the primary last, after leadership has moved in order to a replica.
+    #[default]
+    ReplicasFirst,
+    /// Replicas first; the primary last and where it is, to lead again.
+    InPlace,
+}
+
+impl RollingOrder {
+    /// How it was before there was a choice.
+    fn of_old() -> Self {
+        RollingOrder::InPlace
+    }
+}
+
 /// A port that members listen on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredPort {
@@ -117,6 +135,9 @@ pub struct Blueprint {
     /// In the strict durability class: how many replicas confirm a write besides the primary; 0 if an
     /// acknowledged write may be on the primary alone.
     pub confirming_replicas: u32,
+    /// In which order members are renewed.
+    #[serde(default = "RollingOrder::of_old")]
+    pub rolling: RollingOrder,
     /// How long an engine may take to recover without visible progress before it is called stuck, in
     /// milliseconds.
     pub start_deadline_ms: u64,
@@ -139,11 +160,73 @@ pub struct SpecRevision {
     pub created_at: Timestamp,
 }
 
+impl SpecRevision {
+    /// Whether an engine runs the same under both: what differs needs no restart.
+    pub fn runs_like(&self, other: &SpecRevision) -> bool {
+        let of = |revision: &SpecRevision| (revision.blueprint.digest.clone(), revision.spec.durability);
+        of(self) == of(other)
+            && self.blueprint.version == other.blueprint.version
+            && self.options == other.options
+    }
+}
+
+/// How a group's last member comes or goes. Members come and go one at a time, and only at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum MembershipChange {
+    /// It copies and follows; it does not count.
+    Learning,
+    /// It has caught up, and counts once the engines say so.
+    Admitting,
+    /// It goes on, and counts until the engines say that it does not.
+    Leaving,
+    /// It counts no more: it is stopped, and gives its name, its address and its volumes back.
+    Removing,
+}
+
 /// A group of like members, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// How many members it shall have: ordinals `0..replicas`.
+    /// How many members it has, one that comes or goes included: ordinals `0..replicas`.
     pub replicas: Ordinal,
+    /// How many it is to come to; none: as many as it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Ordinal>,
+    /// Raised with every change of who counts.
+    #[serde(default)]
+    pub membership_term: MembershipTerm,
+    /// What becomes of its last member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<MembershipChange>,
+}
+
+impl Group {
+    /// A group of so many members, which is to stay as it is.
+    pub fn of(replicas: Ordinal) -> Self {
+        Group { replicas, target: None, membership_term: MembershipTerm::default(), change: None }
+    }
+
+    /// How many members it is to come to.
+    pub fn target(&self) -> Ordinal {
+        self.target.unwrap_or(self.replicas)
+    }
+
+    /// How many of its members are to count, by the change under way: ordinals `0..voters`.
+    pub fn voters(&self) -> Ordinal {
+        match self.change {
+            None | Some(MembershipChange::Admitting) => self.replicas,
+            Some(MembershipChange::Learning | MembershipChange::Leaving | MembershipChange::Removing) => {
+                self.replicas.saturating_sub(1)
+            }
+        }
+    }
+
+    /// How many of its members may count, whatever the engines have made of the change so far.
+    pub fn may_count(&self) -> Ordinal {
+        match self.change {
+            None | Some(MembershipChange::Admitting | MembershipChange::Leaving) => self.replicas,
+            Some(MembershipChange::Learning | MembershipChange::Removing) => self.replicas.saturating_sub(1),
+        }
+    }
 }
 
 /// How far the leadership of a group has come.
@@ -155,6 +238,8 @@ pub enum RolePhase {
     Led,
     /// Nobody leads: survivors stop following and report how far they are.
     Electing,
+    /// Nobody leads: the previous leader stops writing, the others go on following it until one has everything.
+    HandingOver,
 }
 
 /// Who leads a group whose leadership is Steadfast's. Changed by compare-and-swap before anything is promoted.
@@ -168,6 +253,10 @@ pub struct RoleState {
     pub leader: Option<MemberName>,
     /// Who led before.
     pub previous: Option<MemberName>,
+    /// While leadership is handed over: who is to take it. Once the previous leader leads again: who was to, and
+    /// could not.
+    #[serde(default)]
+    pub successor: Option<MemberName>,
     /// When this was recorded.
     pub since: Timestamp,
 }
@@ -229,7 +318,7 @@ impl Service {
     ///
     /// Names that would be too long cannot be here: creation refuses them.
     pub fn member_names(&self) -> impl Iterator<Item = (&GroupName, Ordinal, MemberName)> {
-        self.groups.iter().flat_map(move |(group, Group { replicas })| {
+        self.groups.iter().flat_map(move |(group, Group { replicas, .. })| {
             (0..*replicas).filter_map(move |ordinal| {
                 MemberName::of(&self.name, group, ordinal).ok().map(|name| (group, ordinal, name))
             })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ids::{Generation, GroupName, MemberName, NodeName, Ordinal, RoleTerm};
+use crate::ids::{Generation, GroupName, MemberName, NodeName, Ordinal, Revision, RoleTerm};
 use crate::model::{Condition, Evidence, Holder, Operation, Reason, RoleState};
 use crate::orchestrator::Workload;
 use crate::registry::{DomainName, RecordSet};
@@ -65,6 +65,12 @@ pub enum Action {
         member: MemberName,
         /// The generation to reach.
         generation: Generation,
+        /// The spec revision to run.
+        revision: Revision,
+        /// Why, for the event.
+        reason: Reason,
+        /// In words.
+        message: String,
     },
     /// Tell the orchestrator what shall run.
     Apply(Workload),
@@ -126,7 +132,7 @@ impl fmt::Display for Action {
             Action::Provision { member } => write!(f, "provision {member}"),
             Action::Place { member, node, .. } => write!(f, "place {member} on {node}"),
             Action::SetRun { member, run } => write!(f, "set-run {member} {run}"),
-            Action::Restart { member, generation } => write!(f, "restart {member} to {generation}"),
+            Action::Restart { member, generation, .. } => write!(f, "restart {member} to {generation}"),
             Action::Apply(workload) => write!(f, "apply {}", workload.service),
             Action::ReleaseFor { member, holder, .. } => write!(f, "release {member} for {}", holder.node),
             Action::ChangeRole(RoleChange {

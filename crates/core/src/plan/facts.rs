@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{GroupName, Incarnation, MemberName, NodeName, Ordinal, ZoneName};
-use crate::model::{Member, MemberStatus, NodeHealth, Operation, RoleState, Service, SpecRevision};
+use super::Wait;
+use crate::ids::{GroupName, Incarnation, MemberName, NodeName, Ordinal, Revision, ZoneName};
+use crate::model::{
+    Group, Member, MemberPhase, MemberStatus, NodeHealth, Operation, Reason, RoleState, Service, SpecRevision,
+};
 use crate::registry::{DomainName, RecordKind, RecordSet};
 use crate::runtime::Timestamp;
 use crate::volume::Exclusivity;
@@ -61,6 +64,8 @@ pub struct Facts {
     pub service: Service,
     /// Its revision in force.
     pub revision: Arc<SpecRevision>,
+    /// Every revision that it or a member of it has.
+    pub revisions: BTreeMap<Revision, Arc<SpecRevision>>,
     /// The operation that is running.
     pub operation: Option<Operation>,
     /// Its members that have a record.
@@ -90,10 +95,23 @@ pub struct Facts {
 pub struct GroupMembers<'a> {
     /// The group's name.
     pub name: &'a GroupName,
+    /// How many members it has, and how they change.
+    pub group: &'a Group,
     /// Who leads it, where that is Steadfast's matter.
     pub role: Option<&'a RoleState>,
     /// Its members.
     pub members: Vec<(Ordinal, MemberName, Option<&'a MemberFacts>)>,
+}
+
+impl GroupMembers<'_> {
+    /// The members that count, and that are not about to leave.
+    pub fn staying(&self) -> impl Iterator<Item = (&MemberName, Option<&MemberFacts>)> {
+        let staying = self.group.voters().min(self.group.target());
+        self.members
+            .iter()
+            .filter(move |(ordinal, ..)| *ordinal < staying)
+            .map(|(_, name, found)| (name, *found))
+    }
 }
 
 impl Facts {
@@ -112,8 +130,9 @@ impl Facts {
                 *place = Some((name, member));
             }
         }
-        found.into_iter().map(|(name, members)| GroupMembers {
+        found.into_iter().zip(self.service.groups.values()).map(|((name, members), group)| GroupMembers {
             name,
+            group,
             role: self.service.roles.get(name),
             members: (0..)
                 .zip(members)
@@ -122,6 +141,37 @@ impl Facts {
                     None => Some((ordinal, MemberName::of(&self.service.name, name, ordinal).ok()?, None)),
                 })
                 .collect(),
+        })
+    }
+
+    /// The members of this very service, and not what an earlier one of its name has left.
+    pub fn own_members(&self) -> impl Iterator<Item = (&MemberName, &MemberFacts)> {
+        self.members.iter().filter(|(_, member)| {
+            member.record.service_id == self.service.id && member.record.phase != MemberPhase::Removed
+        })
+    }
+
+    /// Whether a member of that revision runs as the revision in force wants. What does not change how an engine
+    /// runs needs no restart.
+    pub fn is_up_to_date(&self, revision: Revision) -> bool {
+        self.is_alike(revision, self.service.revision)
+    }
+
+    /// Whether an engine runs the same under both revisions. Of a revision that cannot be read nothing is known,
+    /// and nothing is done for it.
+    pub fn is_alike(&self, one: Revision, other: Revision) -> bool {
+        one == other
+            || match (self.revisions.get(&one), self.revisions.get(&other)) {
+                (Some(one), Some(other)) => one.runs_like(other),
+                _ => true,
+            }
+    }
+
+    /// What keeps planned work from going on: an operator's pause.
+    pub(super) fn pause(&self, so: &str) -> Option<Wait> {
+        self.service.paused.then(|| {
+            Wait::new(Reason::PausedByOperator, format!("the service is paused: {so}"))
+                .resolved_by(format!("steadfast resume {}", self.service.name))
         })
     }
 

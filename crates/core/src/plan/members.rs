@@ -109,19 +109,17 @@ fn death_of(facts: &Facts, node: &NodeName) -> String {
 
 /// What keeps everything unplanned where it is.
 fn brake(facts: &Facts) -> Option<Wait> {
-    if facts.service.paused {
-        let wait = Wait::new(Reason::PausedByOperator, "the service is paused: nothing is moved");
-        return Some(wait.resolved_by(format!("steadfast resume {}", facts.service.name)));
-    }
-    facts.storm_brake().then(|| {
-        Wait::new(
-            Reason::StormBrake,
-            format!(
-                "more than {} % of the nodes are unknown: nothing is moved",
-                facts.timers.storm_brake_percent
-            ),
-        )
-        .resolved_by("steadfast node list")
+    facts.pause("nothing is moved").or_else(|| {
+        facts.storm_brake().then(|| {
+            Wait::new(
+                Reason::StormBrake,
+                format!(
+                    "more than {} % of the nodes are unknown: nothing is moved",
+                    facts.timers.storm_brake_percent
+                ),
+            )
+            .resolved_by("steadfast node list")
+        })
     })
 }
 

@@ -1,71 +1,9 @@
-//! Operations: how far the running one is, and the turn-by-turn restart.
+//! Operations: how far the running one is.
 
 use super::roles::leads;
-use super::{Action, Facts, MemberFacts, Plan, Wait, members, names};
-use crate::ids::{Generation, MemberName};
-use crate::model::{Operation, OperationKind, OperationState, Reason, Step, StepState};
-
-/// Restarts the next member that has not reached its target: replicas first, the primary last, each only when
-/// every other member serves by fresh evidence. One bad member stops the line.
-pub(super) fn restart_in_turn(facts: &Facts, plan: &mut Plan) {
-    let Some(operation) =
-        facts.operation.as_ref().filter(|operation| operation.kind == OperationKind::Restart)
-    else {
-        return;
-    };
-    if facts.service.paused {
-        plan.waits.push(
-            Wait::new(Reason::PausedByOperator, "the service is paused: no member is restarted")
-                .resolved_by(format!("steadfast resume {}", facts.service.name)),
-        );
-        return;
-    }
-    let mut turn: Vec<(bool, &MemberName, Generation, &MemberFacts)> = operation
-        .targets
-        .iter()
-        .filter_map(|(name, target)| Some((is_leader(facts, name), name, *target, facts.members.get(name)?)))
-        .collect();
-    turn.sort_by_key(|(leader, name, ..)| (*leader, (*name).clone()));
-    for (_, name, target, member) in turn {
-        if has_reached(member, target) {
-            continue;
-        }
-        if member.record.generation >= target {
-            // Told, and not there yet.
-            plan.waits.push(waiting_for(name, member));
-            return;
-        }
-        let not_ready = facts.members.iter().find(|(other, facts)| *other != name && !facts.is_ready());
-        if let Some((other, facts)) = not_ready {
-            plan.waits.push(waiting_for(other, facts));
-            return;
-        }
-        plan.actions.push(Action::Restart { member: name.clone(), generation: target });
-        return;
-    }
-}
-
-fn is_leader(facts: &Facts, name: &MemberName) -> bool {
-    facts.service.roles.values().any(|role| role.leader.as_ref() == Some(name))
-        || facts
-            .members
-            .get(name)
-            .and_then(|member| member.status.as_ref())
-            .is_some_and(|status| status.role == crate::model::Role::Primary)
-}
-
-fn has_reached(member: &MemberFacts, target: Generation) -> bool {
-    member.record.generation >= target
-        && member.status.as_ref().is_some_and(|status| status.generation >= target && status.ready)
-}
-
-fn waiting_for(name: &MemberName, member: &MemberFacts) -> Wait {
-    match member.status.as_ref().and_then(|status| status.blocked.clone()) {
-        Some((reason, message)) => Wait::new(reason, format!("{name}: {message}")),
-        None => Wait::new(Reason::EngineRecovering, format!("{name} does not serve yet")),
-    }
-    .resolved_by(format!("steadfast why {name}"))
-}
+use super::rolling::{Standing, standing};
+use super::{Action, Facts, MemberFacts, Plan, handover, members, names};
+use crate::model::{Operation, OperationKind, OperationState, Step, StepState};
 
 /// How far the running operation is, recorded if that has changed.
 pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
@@ -75,20 +13,25 @@ pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
         plan.actions.push(Action::EndOperation(Box::new(operation.clone())));
         return;
     }
-    let seen = steps(facts, operation);
+    let outcome = operation.goal.as_ref().map(|goal| handover::outcome(facts, goal)).transpose();
+    let failure = outcome.as_ref().err().cloned();
+    let seen = steps(facts, operation, outcome.ok().flatten());
     // The end is decided by what holds now, all of it at once.
     let done = seen.iter().all(|step| step.state == StepState::Done);
     let steps = seen.into_iter().map(|step| at_least(step, &operation.steps)).collect();
     let waiting = plan.waits.first().map(|wait| (wait.reason.clone(), wait.message.clone()));
-    let state = if done {
+    let state = if failure.is_some() {
+        OperationState::Failed
+    } else if done {
         OperationState::Succeeded
     } else if waiting.is_some() {
         OperationState::Waiting
     } else {
         OperationState::Running
     };
-    let waiting = if done { None } else { waiting };
-    let failure = if operation.is_unbegun() { None } else { operation.failure.clone() };
+    let waiting = if state.is_final() { None } else { waiting };
+    let before = if operation.is_unbegun() { None } else { operation.failure.clone() };
+    let failure = failure.or(before);
     let now = Operation { steps, state, waiting, failure, ..operation.clone() };
     if &now != operation {
         plan.actions.push(Action::AdvanceOperation(Box::new(Operation { updated_at: facts.wall, ..now })));
@@ -108,7 +51,7 @@ fn at_least(step: Step, before: &[Step]) -> Step {
     }
 }
 
-fn steps(facts: &Facts, operation: &Operation) -> Vec<Step> {
+fn steps(facts: &Facts, operation: &Operation, outcome: Option<(bool, bool)>) -> Vec<Step> {
     match operation.kind {
         OperationKind::Create | OperationKind::Start | OperationKind::Undelete => start_steps(facts),
         OperationKind::Restart => operation
@@ -118,11 +61,15 @@ fn steps(facts: &Facts, operation: &Operation) -> Vec<Step> {
                 let member = facts.members.get(name);
                 step(
                     format!("restart {name}"),
-                    member.is_some_and(|member| has_reached(member, *target)),
+                    member.is_some_and(|member| standing(facts, name, member) == Standing::Reached),
                     member.is_some_and(|member| member.record.generation >= *target),
                 )
             })
             .collect(),
+        OperationKind::Switchover => {
+            let (done, begun) = outcome.unwrap_or_default();
+            vec![step("hand leadership over", done, begun)]
+        }
         OperationKind::Stop => vec![step("stop members", members::all_released(facts), true)],
         OperationKind::Delete => vec![
             step("stop members", members::all_released(facts), true),

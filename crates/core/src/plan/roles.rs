@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Facts, GroupMembers, MemberFacts, Plan, RoleChange, Wait};
+use super::{Action, Facts, GroupMembers, MemberFacts, Plan, RoleChange, Wait, handover};
 use crate::ids::MemberName;
 use crate::model::{
     Durability, FailoverMode, Leadership, MemberStatus, Position, Reason, Role, RolePhase, RoleState,
@@ -94,6 +94,7 @@ pub(super) fn lead(facts: &Facts, plan: &mut Plan) {
             RolePhase::Bootstrapping => confirm_first(facts, &group, role, plan),
             RolePhase::Led => watch_leader(facts, &group, role, plan),
             RolePhase::Electing => elect(facts, &group, role, plan),
+            RolePhase::HandingOver => handover::go_on(facts, &group, role, plan),
         }
     }
     mark_bootstrapped(facts, plan);
@@ -111,7 +112,7 @@ fn mark_bootstrapped(facts: &Facts, plan: &mut Plan) {
     }
 }
 
-fn member<'a>(group: &GroupMembers<'a>, name: Option<&MemberName>) -> Option<&'a MemberFacts> {
+pub(super) fn member<'a>(group: &GroupMembers<'a>, name: Option<&MemberName>) -> Option<&'a MemberFacts> {
     let name = name?;
     group.members.iter().find(|(_, member, _)| member == name).and_then(|(_, _, found)| *found)
 }
@@ -123,7 +124,7 @@ pub(super) fn leads(role: &RoleState, found: Option<&MemberFacts>) -> bool {
         .is_some_and(|status| status.ready && status.role == Role::Primary && status.role_term == role.term)
 }
 
-fn change(
+pub(super) fn change(
     facts: &Facts,
     group: &GroupMembers<'_>,
     role: &RoleState,
@@ -221,6 +222,7 @@ fn watch_leader(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan:
         phase: RolePhase::Electing,
         leader: None,
         previous: Some(leader.clone()),
+        successor: None,
         since: facts.wall,
     };
     let text = format!("{leader} has not led for {} s: an election begins", down_for.as_secs());
@@ -245,7 +247,12 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
     let confirming = facts.revision.blueprint.confirming_replicas;
     match promotion(role.previous.as_ref(), replicas, confirming, spec.durability, &survivors) {
         Promotion::Promote(winner) => {
-            let state = RoleState { phase: RolePhase::Led, leader: Some(winner.clone()), ..role.clone() };
+            let state = RoleState {
+                phase: RolePhase::Led,
+                leader: Some(winner.clone()),
+                successor: None,
+                ..role.clone()
+            };
             let why = match &role.previous {
                 Some(previous) if previous == &winner => (Reason::Returned, format!("{winner} leads again")),
                 Some(previous) => (Reason::Promoted, format!("{winner} takes over from {previous}")),
@@ -322,6 +329,7 @@ mod tests {
             role: own,
             role_term: RoleTerm(3),
             follows: None,
+            membership: None,
             ready: false,
             position: None,
             lag: None,
@@ -333,6 +341,7 @@ mod tests {
             phase: RolePhase::Led,
             leader: Some(name("db-1")),
             previous: previous.map(name),
+            successor: None,
             since: Default::default(),
         };
         let elected = role(Some("db-0"));

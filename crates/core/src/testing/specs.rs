@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::control::{Blueprints, Resolved};
 use crate::ids::GroupName;
 use crate::model::{
-    Blueprint, Durability, FailoverSpec, FencingSpec, GroupSpec, Leadership, PlacementSpec, ServiceSpec,
-    SpecError, StoredPort, Topology,
+    Blueprint, Durability, FailoverSpec, FencingSpec, GroupSpec, Leadership, PlacementSpec, RollingOrder,
+    ServiceSpec, SpecError, StoredPort, Topology,
 };
 
 fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> T {
@@ -53,6 +53,7 @@ pub fn blueprint(topology: Topology) -> Blueprint {
         ports: vec![StoredPort { name: "store".to_owned(), port: 7000, client: true }],
         volumes: vec![(parsed("data"), 1 << 20)],
         confirming_replicas: u32::from(led),
+        rolling: RollingOrder::default(),
         start_deadline_ms: 60_000,
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{World, parsed};
 use crate::error::Result;
-use crate::ids::{Epoch, Generation, Incarnation, MemberName, NodeName, RoleTerm, ServiceName, ZoneName};
+use crate::ids::{
+    Epoch, Generation, Incarnation, MemberName, NodeName, Revision, RoleTerm, ServiceName, ZoneName,
+};
 use crate::metadata::{Key, Versioned, WriteOutcome};
 use crate::model::{
     Leadership, Member, MemberPhase, MemberStatus, NodeHealth, NodeRecord, NodeStatus, Position, Role,
@@ -25,8 +27,11 @@ struct Engine {
     epoch: Epoch,
     generation: Generation,
     incarnation: Incarnation,
+    revision: Revision,
     role: Role,
     term: RoleTerm,
+    /// Whether it waits for somebody to lead, and serves nobody.
+    fenced: bool,
 }
 
 /// A node of the world.
@@ -48,6 +53,8 @@ pub struct WorldNode {
     pub silent: bool,
     /// Members whose engine refuses to start here.
     pub broken: std::collections::BTreeSet<MemberName>,
+    /// Members whose engine does not let itself be demoted here.
+    pub stubborn: std::collections::BTreeSet<MemberName>,
     /// How far the data of each member reaches: of the whole world, as it lies on the volumes.
     pub positions: BTreeMap<MemberName, u64>,
     /// How often an engine was started.
@@ -71,6 +78,7 @@ impl WorldNode {
             engines: BTreeMap::new(),
             silent: false,
             broken: std::collections::BTreeSet::new(),
+            stubborn: std::collections::BTreeSet::new(),
             positions: BTreeMap::new(),
             starts: 0,
         };
@@ -230,8 +238,10 @@ impl WorldNode {
             epoch: member.epoch,
             generation,
             incarnation: parsed(&format!("{}-{}", self.incarnation, self.starts))?,
+            revision: member.revision,
             role: Role::Replica,
             term: RoleTerm::default(),
+            fenced: true,
         };
         self.engines.insert(member.name.clone(), engine);
         Ok(())
@@ -248,9 +258,19 @@ impl WorldNode {
             None if leads_itself => engine.role = Role::Voter,
             None => {}
             Some(role) => {
-                let leads = role.leader.as_ref() == Some(&member.name) && role.phase != RolePhase::Electing;
+                let is = |name: &Option<MemberName>| name.as_ref() == Some(&member.name);
+                let leads = is(&role.leader) && role.phase != RolePhase::Electing;
+                let stuck = engine.role == Role::Primary && self.stubborn.contains(&member.name);
+                if !leads && stuck {
+                    return Ok(());
+                }
                 engine.role = if leads { Role::Primary } else { Role::Replica };
                 engine.term = role.term;
+                engine.fenced = match role.phase {
+                    RolePhase::Bootstrapping | RolePhase::Led => false,
+                    RolePhase::Electing => true,
+                    RolePhase::HandingOver => is(&role.previous),
+                };
             }
         }
         Ok(())
@@ -279,12 +299,13 @@ impl WorldNode {
         MemberStatus {
             epoch: member.epoch,
             generation: engine.map_or(Generation::default(), |engine| engine.generation),
-            revision: member.revision,
+            revision: engine.map_or(member.revision, |engine| engine.revision),
             incarnation: engine.map(|engine| engine.incarnation.clone()),
             phase: if engine.is_some_and(is_ready) { phase } else { phase.min(MemberPhase::Starting) },
             role: engine.map_or(Role::Unknown, |engine| engine.role),
             role_term: engine.map_or(RoleTerm::default(), |engine| engine.term),
             follows: None,
+            membership: None,
             ready: engine.is_some_and(is_ready),
             position: engine.map(|_| Position {
                 timeline: 0,
@@ -354,5 +375,6 @@ impl WorldNode {
 }
 
 fn is_ready(engine: &Engine) -> bool {
-    matches!(engine.role, Role::Primary | Role::Voter) || engine.term > RoleTerm::default()
+    matches!(engine.role, Role::Primary | Role::Voter)
+        || (engine.term > RoleTerm::default() && !engine.fenced)
 }

@@ -1,0 +1,131 @@
+//! Reshaping a service that runs: another leader.
+
+use std::collections::BTreeMap;
+
+use super::change::internal;
+use super::{Control, ControlError, ControlResult, Guard};
+use crate::ids::{Generation, GroupName, MemberName, ServiceName};
+use crate::model::{Goal, Leadership, Operation, OperationKind, Reason, Service};
+
+/// What is asked for, beyond the kind of the operation.
+#[derive(Debug, Clone)]
+pub(super) enum Ask {
+    /// Nothing: the kind says it all.
+    Nothing,
+    /// That another member leads.
+    Leader {
+        /// The group; none: the only one.
+        group: Option<GroupName>,
+        /// The member; none: whichever is farthest.
+        to: Option<MemberName>,
+    },
+}
+
+/// What an operation is to come to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Aim {
+    /// The generations to reach.
+    pub(super) targets: BTreeMap<MemberName, Generation>,
+    /// What else.
+    pub(super) goal: Option<Goal>,
+}
+
+impl Control {
+    /// Moves leadership to `to`, or to the replica that is farthest, in order: the primary stops writing, and is
+    /// followed by a replica that has everything it wrote.
+    ///
+    /// # Behavior
+    /// - It fails, and the old primary leads again, if no replica has everything within `promote_after`.
+    /// - Clients that write are refused meanwhile.
+    ///
+    /// # Errors
+    /// `NotFound`; `Refused` if the engine decides itself who leads, or `to` is no other member of the group;
+    /// `Conflict` while the service is stopped or deleted, or while another operation runs.
+    pub async fn switchover(
+        &self,
+        name: &ServiceName,
+        group: Option<GroupName>,
+        to: Option<MemberName>,
+        guard: Guard,
+    ) -> ControlResult<Operation> {
+        self.begin_for(name, OperationKind::Switchover, Ask::Leader { group, to }, guard).await
+    }
+
+    /// What an operation is to come to, as the service is now.
+    pub(super) async fn aim(&self, service: &Service, kind: OperationKind, ask: &Ask) -> ControlResult<Aim> {
+        let targets = match kind {
+            OperationKind::Restart => self.restart_targets(service).await?,
+            _ => BTreeMap::new(),
+        };
+        let goal = match ask {
+            Ask::Nothing => None,
+            Ask::Leader { group, to } => Some(self.leader_goal(service, group.as_ref(), to.as_ref()).await?),
+        };
+        Ok(Aim { targets, goal })
+    }
+
+    async fn leader_goal(
+        &self,
+        service: &Service,
+        group: Option<&GroupName>,
+        to: Option<&MemberName>,
+    ) -> ControlResult<Goal> {
+        let name = &service.name;
+        let Some(revision) = self.store.revision(&service.id, service.revision).await? else {
+            return Err(internal("switchover", name, "its revision is gone"));
+        };
+        if revision.blueprint.leadership == Leadership::Engine {
+            return Err(refused(
+                Reason::CapabilityMissing,
+                format!("{} decides itself who leads", revision.blueprint.name),
+                "ask the engine; a restart moves its leader last".to_owned(),
+            ));
+        }
+        let group = one_group(service, group)?;
+        let Some((role, from)) =
+            service.roles.get(&group).and_then(|role| Some((role, role.leader.clone()?)))
+        else {
+            return Err(ControlError::Conflict {
+                reason: Reason::EngineRecovering,
+                message: format!("nobody leads {name} now"),
+                remedy: format!("wait until somebody does: steadfast get {name}"),
+            });
+        };
+        let known = service.member_names().any(|(of, _, member)| *of == group && Some(&member) == to);
+        if let Some(to) = to.filter(|to| !known || **to == from) {
+            return Err(refused(
+                Reason::ConfigInvalid,
+                format!("{to} is no other member of group {group} than its leader {from}"),
+                format!("name a replica: steadfast describe {name}"),
+            ));
+        }
+        Ok(Goal::Leader { group, from, to: to.cloned(), term: role.term })
+    }
+}
+
+/// What the service's own record has of a goal, from the moment the operation is on it.
+pub(super) fn take_aim(_service: &mut Service, goal: Option<&Goal>) {
+    match goal {
+        None | Some(Goal::Leader { .. }) => {}
+    }
+}
+
+/// The group that is meant.
+fn one_group(service: &Service, group: Option<&GroupName>) -> ControlResult<GroupName> {
+    let found = match group {
+        Some(group) => service.groups.keys().find(|known| *known == group),
+        None => service.groups.keys().next().filter(|_| service.groups.len() == 1),
+    };
+    found.cloned().ok_or_else(|| {
+        let known: Vec<&str> = service.groups.keys().map(GroupName::as_str).collect();
+        refused(
+            Reason::ConfigInvalid,
+            format!("{} has no such group, or several", service.name),
+            format!("name one of: {}", known.join(", ")),
+        )
+    })
+}
+
+pub(super) fn refused(reason: Reason, message: String, remedy: String) -> ControlError {
+    ControlError::Refused { reason, message, remedy }
+}
