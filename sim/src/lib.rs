@@ -10,7 +10,9 @@
 //! - [`fault`], [`key`]: what goes wrong, and where by meaning
 //! - [`invariant`]: what must hold whatever goes wrong, judged by what really happened
 //! - [`run`]: scenarios, and what comes of them
+//! - [`cast`]: programs, backends and rules of one's own
 
+pub mod cast;
 pub mod env;
 pub mod exec;
 pub mod face;

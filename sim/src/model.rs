@@ -13,10 +13,12 @@ pub mod store;
 pub mod truth;
 pub mod volumes;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, VolumeId};
 
+use crate::cast::Model;
 use crate::hash;
 use crate::time::Time;
 
@@ -98,6 +100,8 @@ pub struct Cloud {
     pub dns: dns::DnsModel,
     /// The machines, with guards and engines.
     pub hosts: host::HostsModel,
+    /// Backends of whoever uses the simulator.
+    pub own: Vec<Box<dyn Model>>,
     /// What is under way.
     pub agenda: Agenda,
     /// What really happened.
@@ -115,6 +119,7 @@ impl Cloud {
             ips: ips::IpsModel::default(),
             dns: dns::DnsModel::default(),
             hosts: host::HostsModel::default(),
+            own: Vec::new(),
             agenda: Agenda::default(),
             truth: Truth::default(),
             confirmed: Vec::new(),
@@ -125,11 +130,27 @@ impl Cloud {
 
     /// When something happens by itself next.
     pub fn next_due(&self) -> Option<Time> {
-        self.agenda.next_due()
+        let own = self.own.iter().filter_map(|model| model.next_due());
+        own.chain(self.agenda.next_due()).min()
+    }
+
+    /// A backend of one's own.
+    pub fn own<M: Model>(&self) -> Option<&M> {
+        self.own.iter().find_map(|model| (&**model as &dyn Any).downcast_ref())
+    }
+
+    /// The same, to change it.
+    pub(crate) fn own_mut<M: Model>(&mut self) -> Option<&mut M> {
+        self.own.iter_mut().find_map(|model| (&mut **model as &mut dyn Any).downcast_mut())
     }
 
     /// Lets everything happen that is due.
     pub fn advance(&mut self, now: Time) {
+        for model in &mut self.own {
+            if model.next_due().is_some_and(|due| due <= now) {
+                model.advance(now, &mut self.truth);
+            }
+        }
         while let Some(due) = self.agenda.pop(now) {
             if let Some(node) = due.node()
                 && let Some(host) = self.hosts.get_mut(node)

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use steadfast_core::ids::NodeName;
 
 use crate::env::MachineClock;
-use crate::invariant::{Judge, Rule};
+use crate::cast::Cast;
+use crate::invariant::Judge;
 use crate::model::Fact;
 use crate::time::Time;
 use crate::world::World;
@@ -27,17 +28,18 @@ pub use script::{Action, Scripted, Target};
 /// # Errors
 /// If a name in it is not valid.
 pub fn run(scenario: &Scenario) -> Result<Outcome, String> {
-    run_with(scenario, Vec::new())
+    run_with(scenario, &Cast::new())
 }
 
-/// Carries out a scenario under the built-in rules and these.
+/// Carries out a scenario with whoever takes part beside what ships, under the built-in rules and theirs.
 ///
 /// # Errors
 /// If a name in it is not valid.
-pub fn run_with(scenario: &Scenario, rules: Vec<Box<dyn Rule>>) -> Result<Outcome, String> {
+pub fn run_with(scenario: &Scenario, cast: &Cast) -> Result<Outcome, String> {
     let world = World::new(scenario.profile.clone(), scenario.seed, &scenario.plan);
-    let fleet = Fleet::new(world.clone(), scenario)?;
-    let mut judge = Judge::new(scenario, rules);
+    world.act(|cloud, _| cloud.own = cast.make_models());
+    let fleet = Fleet::new(world.clone(), scenario, cast)?;
+    let mut judge = Judge::new(scenario, cast.make_rules());
     set_up(&world, &fleet, scenario)?;
     script::schedule(&fleet, scenario);
     let storm_ends = Time::from_millis(scenario.storm_ms);
@@ -74,6 +76,7 @@ fn set_up(world: &World, fleet: &Arc<Fleet>, scenario: &Scenario) -> Result<(), 
     for index in 0..scenario.nodes {
         fleet.start_agent(&scenario.node(index)?);
     }
+    fleet.start_programs();
     for service in &scenario.services {
         fleet.apply(service);
         clients::start(fleet, scenario, service)?;

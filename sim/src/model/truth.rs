@@ -62,6 +62,8 @@ pub enum Fact {
     NameRemoved { name: DomainName },
     /// A fault of the plan befell a call.
     Fault { text: String },
+    /// Something happened in a backend of one's own.
+    Own { text: String },
     /// The environment's script did something.
     Scripted { text: String },
     /// From now on everything is repaired.

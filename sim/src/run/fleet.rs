@@ -22,6 +22,7 @@ use steadfast_core::world::PlainBlueprints;
 use steadfast_orchestrator_process::ProcessOrchestrator;
 
 use super::scenario::{Scenario, ServiceFile};
+use crate::cast::{Cast, Seat};
 use crate::env::{self, MachineClock};
 use crate::exec::ProcessId;
 use crate::face::{SimDb, SimEngines, SimGuards, SimHost, SimIps, SimProver, SimRegistry, SimVolumes};
@@ -34,6 +35,7 @@ use crate::world::{Caller, World};
 pub struct Fleet {
     world: World,
     scenario: Scenario,
+    cast: Cast,
     zone: DomainName,
     user: ProcessId,
     state: Mutex<State>,
@@ -43,6 +45,7 @@ pub struct Fleet {
 struct State {
     agents: BTreeMap<NodeName, ProcessId>,
     servers: BTreeMap<u32, (ProcessId, Control)>,
+    programs: BTreeMap<ProcessId, usize>,
     asked: u32,
     over: bool,
 }
@@ -52,11 +55,11 @@ impl Fleet {
     ///
     /// # Errors
     /// Never.
-    pub fn new(world: World, scenario: &Scenario) -> Result<Arc<Self>, String> {
+    pub fn new(world: World, scenario: &Scenario, cast: &Cast) -> Result<Arc<Self>, String> {
         let zone: DomainName = "sim.steadfast.internal".parse().map_err(|error| format!("{error}"))?;
         let user = world.exec().process("user");
-        let scenario = scenario.clone();
-        let fleet = Arc::new(Fleet { world, scenario, zone, user, state: Mutex::default() });
+        let (scenario, cast) = (scenario.clone(), cast.clone());
+        let fleet = Arc::new(Fleet { world, scenario, cast, zone, user, state: Mutex::default() });
         let told = Arc::downgrade(&fleet);
         fleet.world.set_on_crash(move |process| {
             if let Some(fleet) = told.upgrade() {
@@ -187,6 +190,29 @@ impl Fleet {
         self.world.exec().spawn(process, "agent", Box::pin(running));
     }
 
+    /// Starts every program of whoever uses the simulator.
+    pub fn start_programs(self: &Arc<Self>) {
+        for index in 0..self.cast.programs.len() {
+            self.start_program(index);
+        }
+    }
+
+    fn start_program(self: &Arc<Self>, index: usize) {
+        let Some(program) = self.cast.programs.get(index) else { return };
+        let name = &program.name;
+        let process = self.world.exec().process(format!("{name} at {}", self.world.now()));
+        let skew = self.scenario.clocks.get(name).copied().unwrap_or_default();
+        let clock = MachineClock::new(self.world.exec().clone(), skew);
+        let env = env::environment(self.world.exec(), process, &clock, self.world.seed());
+        let caller = Caller::new(self.world.clone(), process, name, None);
+        let Ok((store, backends)) = self.wire(&caller, &env) else { return };
+        let actor = name.clone();
+        self.state().programs.insert(process, index);
+        self.world.act(|cloud, now| cloud.truth.note(now, Fact::ProcessUp { actor }));
+        let running = (program.start)(Seat { caller, env, store, backends });
+        self.world.exec().spawn(process, "program", running);
+    }
+
     /// A process has ended by a fault, or by itself: it is started again after a while.
     fn crashed(self: &Arc<Self>, process: ProcessId) {
         let mut state = self.state();
@@ -197,6 +223,7 @@ impl Fleet {
         let server = state.servers.iter().find(|(_, server)| server.0 == process).map(|(index, _)| *index);
         let ended = node.as_ref().and_then(|node| state.agents.remove(node));
         let control = server.and_then(|index| state.servers.remove(&index));
+        let program = state.programs.remove(&process);
         drop(state);
         drop((ended, control));
         let again = self.world.now().plus_millis(self.scenario.restart_ms);
@@ -217,6 +244,10 @@ impl Fleet {
             let actor = format!("server@s{}", index + 1);
             self.world.act(|cloud, now| cloud.truth.note(now, Fact::ProcessDown { actor }));
             exec.at(again, move || fleet.start_server(index));
+        } else if let Some(index) = program {
+            let actor = self.cast.programs.get(index).map(|program| program.name.clone()).unwrap_or_default();
+            self.world.act(|cloud, now| cloud.truth.note(now, Fact::ProcessDown { actor }));
+            exec.at(again, move || fleet.start_program(index));
         }
     }
 

@@ -135,6 +135,16 @@ impl Scenario {
         }
     }
 
+    /// A run without machines, servers or services of ours, for programs of one's own on embedded backends.
+    pub fn bare(name: &str, seed: u64) -> Self {
+        let mut scenario = Scenario::calm(name, Profile::embedded(), seed);
+        scenario.nodes = 0;
+        scenario.servers = 0;
+        scenario.services.clear();
+        scenario.profile.call_ms = (1, 20);
+        scenario
+    }
+
     /// With something that happens at a time.
     #[must_use]
     pub fn at(mut self, at_ms: u64, action: Action) -> Self {
