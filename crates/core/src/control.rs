@@ -10,6 +10,7 @@ mod create;
 mod error;
 mod read;
 mod reshape;
+mod revise;
 mod view;
 mod why;
 

@@ -275,7 +275,8 @@ pub struct PlainBlueprints;
 
 impl Blueprints for PlainBlueprints {
     fn resolve(&self, spec: &ServiceSpec) -> Result<Resolved, Vec<SpecError>> {
-        let (name, _) = spec.blueprint_and_version();
+        let (name, version) = spec.blueprint_and_version();
+        let version = version.unwrap_or("1");
         let (leadership, topology) = match name {
             "plain" => (Leadership::Steadfast, Topology::PrimaryReplicas),
             "quorum" => (Leadership::Engine, Topology::Quorum),
@@ -291,8 +292,8 @@ impl Blueprints for PlainBlueprints {
         Ok(Resolved {
             blueprint: Blueprint {
                 name: name.parse().map_err(invalid)?,
-                version: "1".to_owned(),
-                digest: format!("{name}-1"),
+                version: version.to_owned(),
+                digest: format!("{name}-{version}"),
                 leadership,
                 topology,
                 ports: vec![StoredPort { name: name.to_owned(), port: 7000, client: true }],

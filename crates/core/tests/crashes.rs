@@ -12,7 +12,7 @@ use steadfast_core::backends::Backends;
 use steadfast_core::control::{Control, ControlResult, Guard};
 use steadfast_core::controller::ORPHAN_GRACE;
 use steadfast_core::error::ErrorKind;
-use steadfast_core::ids::{MemberName, ServiceName};
+use steadfast_core::ids::{MemberName, Revision, ServiceName};
 use steadfast_core::ip::IpProvider;
 use steadfast_core::layer::fault::{Fault, Faults};
 use steadfast_core::layer::{Access, Call};
@@ -36,6 +36,8 @@ enum Workflow {
     Move,
     Promote,
     Switchover,
+    Upgrade,
+    RollBack,
 }
 
 /// Who is killed.
@@ -54,6 +56,12 @@ fn service() -> ServiceName {
 fn file() -> serde_json::Value {
     let mut file = service_file("orders", 3);
     file["failover"] = serde_json::json!({"promote_after": "1s"});
+    file
+}
+
+fn another_version() -> serde_json::Value {
+    let mut file = file();
+    file["blueprint"] = "plain@2".into();
     file
 }
 
@@ -80,6 +88,15 @@ impl Workflow {
         let before = match self {
             Workflow::Start => server.stop(&service(), Guard::default()).await.unwrap(),
             Workflow::Undelete => server.delete(&service(), Guard::default()).await.unwrap(),
+            Workflow::RollBack => {
+                // Half-way: one member has gone over.
+                let begun = Workflow::Upgrade.ask(server, Guard::default()).await.unwrap();
+                while !world.nodes.values().any(|node| node.revision_of(&member(1)) == Some(Revision(2))) {
+                    world.round(server).await.unwrap();
+                    world.env.clock().sleep(Duration::from_millis(250)).await;
+                }
+                return drop(begun);
+            }
             _ => return,
         };
         world.finish(server, &before.id).await.unwrap();
@@ -110,6 +127,8 @@ impl Workflow {
             Workflow::Start => server.start(&service(), guard).await,
             Workflow::Delete => server.delete(&service(), guard).await,
             Workflow::Undelete => server.undelete(&service(), guard).await,
+            Workflow::Upgrade => server.upgrade(&service(), another_version(), guard).await,
+            Workflow::RollBack => server.roll_back(&service(), Revision(1), guard).await,
             Workflow::Switchover => server.switchover(&service(), None, None, guard).await,
             Workflow::Move | Workflow::Promote => panic!("{self:?} is nothing that is asked for"),
         }
@@ -134,6 +153,7 @@ struct End {
     workloads: usize,
     unreleased: Vec<usize>,
     generations: Vec<u64>,
+    revisions: Vec<u64>,
 }
 
 async fn end(world: &World) -> End {
@@ -156,6 +176,7 @@ async fn end(world: &World) -> End {
         workloads: world.orchestrator.services().await.unwrap().len(),
         unreleased: members.iter().map(|member| member.body.unreleased.len()).collect(),
         generations: members.iter().map(|member| member.body.generation.0).collect(),
+        revisions: members.iter().map(|member| member.body.revision.0).collect(),
     }
 }
 
@@ -507,4 +528,6 @@ for_every_workflow! {
     moving: Move,
     promotion: Promote,
     switchover: Switchover,
+    upgrade: Upgrade,
+    roll_back: RollBack,
 }

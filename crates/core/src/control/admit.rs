@@ -15,7 +15,7 @@ use crate::orchestrator::PlacementBy;
 const NAME_SERVER: &str = "ns";
 
 /// A spec that was let in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Admitted {
     pub(super) spec: ServiceSpec,
     pub(super) resolved: Resolved,

@@ -205,6 +205,7 @@ impl Control {
                 OperationKind::Stop => Reason::StopRequested,
                 OperationKind::Start | OperationKind::Create => Reason::StartRequested,
                 OperationKind::Switchover => Reason::Switchover,
+                OperationKind::Upgrade => Reason::SpecChanged,
             };
             service.events.push(now, reason, None, operation.begun_message());
             service.operation = Some(id.clone());
@@ -213,7 +214,10 @@ impl Control {
                 OperationKind::Stop => service.desired = Desired::Stopped,
                 OperationKind::Undelete => self.revive(&mut service).await?,
                 OperationKind::Start => service.desired = Desired::Running,
-                OperationKind::Restart | OperationKind::Switchover | OperationKind::Create => {}
+                OperationKind::Restart
+                | OperationKind::Switchover
+                | OperationKind::Upgrade
+                | OperationKind::Create => {}
             }
             let key = self.store.service_key(name)?;
             if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &service).await? {
@@ -285,8 +289,7 @@ impl Control {
             return refuse(format!("{name} is stopped"), format!("start it: steadfast start {name}"));
         }
         let Some(running) = &service.operation else { return Ok(None) };
-        let overtakes = matches!(kind, OperationKind::Delete | OperationKind::Stop);
-        if overtakes {
+        if self.overtakes(kind, running).await? {
             return Ok(Some(running.clone()));
         }
         refuse(
@@ -427,7 +430,7 @@ fn can_be_given_up(kind: OperationKind) -> bool {
 }
 
 fn needs_running(kind: OperationKind) -> bool {
-    matches!(kind, OperationKind::Restart | OperationKind::Switchover)
+    matches!(kind, OperationKind::Restart | OperationKind::Switchover | OperationKind::Upgrade)
 }
 
 pub(super) fn no_service(name: &ServiceName) -> ControlError {

@@ -7,7 +7,7 @@ use futures::future;
 use super::admit::Admitted;
 use super::change::internal;
 use super::reshape::Aim;
-use super::{Control, ControlError, ControlResult, Guard};
+use super::{Control, ControlError, ControlResult, Guard, Resolved};
 use crate::ids::{MemberName, Revision, RoleTerm, ServiceName};
 use crate::metadata::{Versioned, WriteOutcome};
 use crate::model::{
@@ -107,21 +107,8 @@ impl Control {
             options: resolved.options.clone(),
             created_at: now,
         };
-        let records = self.store.records();
-        let blueprint_key = records.key(["blueprints", &resolved.blueprint.digest])?;
-        let revision_key = self.store.revision_key(&id, revision.revision)?;
-        let secrets = resolved.secrets.iter().map(async |name| {
-            let sealed = self.keys.seal(&id, name, &self.env.entropy().token())?;
-            records.create(&self.store.secret_key(&id, name)?, &sealed).await
-        });
-        // Created or there already: all of these are decided by the service's identity alone. At once, so that a
-        // durable store flushes once.
-        let _there: (WriteOutcome, WriteOutcome, Vec<WriteOutcome>) = future::try_join3(
-            records.create(&blueprint_key, &resolved.stored),
-            records.create(&revision_key, &revision),
-            future::try_join_all(secrets),
-        )
-        .await?;
+        // Written or there already: all of it is decided by the service's identity alone.
+        let _there: WriteOutcome = self.write_revision(&revision, resolved).await?;
         let groups: BTreeMap<_, _> =
             resolved.groups.iter().map(|group| (group.name.clone(), Group::of(group.replicas))).collect();
         let mut roles = BTreeMap::new();
@@ -167,6 +154,29 @@ impl Control {
             events,
             extra: serde_json::Map::new(),
         })
+    }
+
+    /// A revision with all that it refers to. At once, so that a durable store flushes once; what is there stays.
+    pub(super) async fn write_revision(
+        &self,
+        revision: &SpecRevision,
+        resolved: &Resolved,
+    ) -> ControlResult<WriteOutcome> {
+        let id = &revision.service_id;
+        let records = self.store.records();
+        let blueprint_key = records.key(["blueprints", &resolved.blueprint.digest])?;
+        let revision_key = self.store.revision_key(id, revision.revision)?;
+        let secrets = resolved.secrets.iter().map(async |name| {
+            let sealed = self.keys.seal(id, name, &self.env.entropy().token())?;
+            records.create(&self.store.secret_key(id, name)?, &sealed).await
+        });
+        let (_, outcome, _): (WriteOutcome, WriteOutcome, Vec<WriteOutcome>) = future::try_join3(
+            records.create(&blueprint_key, &resolved.stored),
+            records.create(&revision_key, revision),
+            future::try_join_all(secrets),
+        )
+        .await?;
+        Ok(outcome)
     }
 
     /// A deleted service makes way for a new one of its name: what it left is kept under its identity.

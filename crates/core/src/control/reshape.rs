@@ -1,10 +1,10 @@
-//! Reshaping a service that runs: another leader.
+//! Reshaping a service that runs: another leader, another revision of its spec.
 
 use std::collections::BTreeMap;
 
-use super::change::internal;
+use super::admit::Admitted;
 use super::{Control, ControlError, ControlResult, Guard};
-use crate::ids::{Generation, GroupName, MemberName, ServiceName};
+use crate::ids::{Generation, GroupName, MemberName, OperationId, Revision, ServiceName};
 use crate::model::{Goal, Leadership, Operation, OperationKind, Reason, Service};
 
 /// What is asked for, beyond the kind of the operation.
@@ -19,6 +19,10 @@ pub(super) enum Ask {
         /// The member; none: whichever is farthest.
         to: Option<MemberName>,
     },
+    /// That every member runs as this says.
+    Spec(Box<Admitted>),
+    /// That every member runs a revision that there is.
+    Revision(Revision),
 }
 
 /// What an operation is to come to.
@@ -51,15 +55,80 @@ impl Control {
         self.begin_for(name, OperationKind::Switchover, Ask::Leader { group, to }, guard).await
     }
 
+    /// Brings every member to the spec that `input` describes, one after another: another version of the engine,
+    /// other options, another durability class.
+    ///
+    /// # Behavior
+    /// - Replicas first, the primary last after a switchover, each only while every other member serves by fresh
+    ///   evidence. One bad member stops the line.
+    /// - At most two ways of running are in use at any time: half-way, only going on or going back is let in, and
+    ///   either overtakes the upgrade that runs. Members that run as wanted are not touched.
+    /// - A member that dies or moves half-way comes back in the revision that it was told last.
+    ///
+    /// # Errors
+    /// `Invalid` with every problem found; `Refused` with `ChangeUnsupported`, naming what cannot be changed so, or
+    /// if it is more than one step; `Conflict` while the service is stopped or deleted, while another operation
+    /// runs, or if the check index no longer holds.
+    pub async fn upgrade(
+        &self,
+        name: &ServiceName,
+        input: serde_json::Value,
+        guard: Guard,
+    ) -> ControlResult<Operation> {
+        let admitted = self.admit(input).await?;
+        if &admitted.spec.name != name {
+            return Err(refused(
+                Reason::ChangeUnsupported,
+                format!("name ({name} becomes {})", admitted.spec.name),
+                "a service keeps its name".to_owned(),
+            ));
+        }
+        self.begin_for(name, OperationKind::Upgrade, Ask::Spec(Box::new(admitted)), guard).await
+    }
+
+    /// Brings every member back to a revision that there is, by the rules of [`upgrade`](Self::upgrade).
+    ///
+    /// # Errors
+    /// As [`upgrade`](Self::upgrade); `NotFound` if there is no such revision.
+    pub async fn roll_back(
+        &self,
+        name: &ServiceName,
+        to: Revision,
+        guard: Guard,
+    ) -> ControlResult<Operation> {
+        self.begin_for(name, OperationKind::Upgrade, Ask::Revision(to), guard).await
+    }
+
+    /// Whether an operation of this kind may take the place of the one that runs.
+    pub(super) async fn overtakes(&self, kind: OperationKind, running: &OperationId) -> ControlResult<bool> {
+        Ok(match kind {
+            OperationKind::Delete | OperationKind::Stop => true,
+            // Going back is the way out of a bad revision.
+            OperationKind::Upgrade => {
+                self.store.operation(running).await?.is_some_and(|found| found.body.kind == kind)
+            }
+            _ => false,
+        })
+    }
+
     /// What an operation is to come to, as the service is now.
     pub(super) async fn aim(&self, service: &Service, kind: OperationKind, ask: &Ask) -> ControlResult<Aim> {
         let targets = match kind {
-            OperationKind::Restart => self.restart_targets(service).await?,
+            OperationKind::Restart | OperationKind::Upgrade => self.restart_targets(service).await?,
             _ => BTreeMap::new(),
         };
         let goal = match ask {
             Ask::Nothing => None,
             Ask::Leader { group, to } => Some(self.leader_goal(service, group.as_ref(), to.as_ref()).await?),
+            Ask::Spec(admitted) => {
+                let revision = self.revision_of(service, admitted).await?;
+                Some(Goal::Revision { revision })
+            }
+            Ask::Revision(revision) => {
+                let target = self.stored_revision(service, *revision).await?;
+                self.check_step(service, &target).await?;
+                Some(Goal::Revision { revision: *revision })
+            }
         };
         Ok(Aim { targets, goal })
     }
@@ -71,9 +140,7 @@ impl Control {
         to: Option<&MemberName>,
     ) -> ControlResult<Goal> {
         let name = &service.name;
-        let Some(revision) = self.store.revision(&service.id, service.revision).await? else {
-            return Err(internal("switchover", name, "its revision is gone"));
-        };
+        let revision = self.stored_revision(service, service.revision).await?;
         if revision.blueprint.leadership == Leadership::Engine {
             return Err(refused(
                 Reason::CapabilityMissing,
@@ -104,9 +171,10 @@ impl Control {
 }
 
 /// What the service's own record has of a goal, from the moment the operation is on it.
-pub(super) fn take_aim(_service: &mut Service, goal: Option<&Goal>) {
+pub(super) fn take_aim(service: &mut Service, goal: Option<&Goal>) {
     match goal {
         None | Some(Goal::Leader { .. }) => {}
+        Some(Goal::Revision { revision }) => service.revision = *revision,
     }
 }
 

@@ -514,5 +514,6 @@ fn reason_of(operation: &Operation) -> Reason {
         OperationKind::Stop => Reason::StopRequested,
         OperationKind::Start => Reason::StartRequested,
         OperationKind::Switchover => Reason::Switchover,
+        OperationKind::Upgrade => Reason::SpecChanged,
     }
 }

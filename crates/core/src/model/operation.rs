@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Reason;
 use crate::ids::{
-    Generation, GroupName, MemberName, OperationId, RoleTerm, ServerId, ServiceId, ServiceName,
+    Generation, GroupName, MemberName, OperationId, Revision, RoleTerm, ServerId, ServiceId, ServiceName,
 };
 use crate::runtime::Timestamp;
 
@@ -30,6 +30,8 @@ pub enum OperationKind {
     Start,
     /// Move leadership to another member, in order.
     Switchover,
+    /// Bring every member to another revision of the spec, one after another.
+    Upgrade,
 }
 
 /// What an operation is to come to, where its kind alone does not say.
@@ -48,6 +50,11 @@ pub enum Goal {
         /// The term it led under.
         term: RoleTerm,
     },
+    /// Every member runs this revision.
+    Revision {
+        /// The revision.
+        revision: Revision,
+    },
 }
 
 impl fmt::Display for OperationKind {
@@ -60,6 +67,7 @@ impl fmt::Display for OperationKind {
             OperationKind::Stop => "stop",
             OperationKind::Start => "start",
             OperationKind::Switchover => "switchover",
+            OperationKind::Upgrade => "upgrade",
         })
     }
 }
@@ -151,7 +159,7 @@ pub struct Operation {
     pub steps: Vec<Step>,
     /// What it waits for, and in words.
     pub waiting: Option<(Reason, String)>,
-    /// For a restart: the generation each member has to reach.
+    /// For a restart: the generation each member has to reach. For an upgrade: the one that each has once it is told.
     #[serde(default)]
     pub targets: BTreeMap<MemberName, Generation>,
     /// What it is to come to, where its kind alone does not say.

@@ -167,6 +167,12 @@ impl Facts {
             }
     }
 
+    /// How many replicas certainly confirm a write besides the primary, whichever of the revisions in use it runs.
+    pub fn confirming(&self) -> u32 {
+        let least = self.revisions.values().map(|revision| revision.blueprint.confirming_replicas).min();
+        least.unwrap_or(self.revision.blueprint.confirming_replicas)
+    }
+
     /// What keeps planned work from going on: an operator's pause.
     pub(super) fn pause(&self, so: &str) -> Option<Wait> {
         self.service.paused.then(|| {

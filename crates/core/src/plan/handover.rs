@@ -182,7 +182,7 @@ fn requested(facts: &Facts) -> Option<&Goal> {
 
 /// Whether the switchover that was asked for is done, and whether it has begun; or how it failed.
 pub(super) fn outcome(facts: &Facts, goal: &Goal) -> Result<(bool, bool), (Reason, String)> {
-    let Goal::Leader { group, from, term, .. } = goal;
+    let Goal::Leader { group, from, term, .. } = goal else { return Ok((false, false)) };
     let Some(group) = facts.groups().find(|found| found.name == group) else { return Ok((false, false)) };
     let Some(role) = group.role else { return Ok((false, false)) };
     let begun = role.term > *term;

@@ -66,6 +66,14 @@ fn steps(facts: &Facts, operation: &Operation, outcome: Option<(bool, bool)>) ->
                 )
             })
             .collect(),
+        OperationKind::Upgrade => facts
+            .own_members()
+            .map(|(name, member)| {
+                let told = facts.is_up_to_date(member.record.revision);
+                let done = standing(facts, name, member) == Standing::Reached;
+                step(format!("upgrade {name}"), done, told)
+            })
+            .collect(),
         OperationKind::Switchover => {
             let (done, begun) = outcome.unwrap_or_default();
             vec![step("hand leadership over", done, begun)]

@@ -244,7 +244,7 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
         .collect();
     let replicas = u32::try_from(group.members.len().saturating_sub(1)).unwrap_or(u32::MAX);
     let spec = &facts.revision.spec;
-    let confirming = facts.revision.blueprint.confirming_replicas;
+    let confirming = facts.confirming();
     match promotion(role.previous.as_ref(), replicas, confirming, spec.durability, &survivors) {
         Promotion::Promote(winner) => {
             let state = RoleState {

@@ -106,7 +106,8 @@ pub(super) fn roll(facts: &Facts, plan: &mut Plan) {
 
 /// Everybody is told: whoever is not there yet is waited for, if somebody has asked for this.
 fn wait_for_the_last(facts: &Facts, line: &[InLine<'_>], plan: &mut Plan) {
-    let asked = running(facts).is_some_and(|operation| operation.kind == OperationKind::Restart);
+    let asked = running(facts)
+        .is_some_and(|operation| matches!(operation.kind, OperationKind::Restart | OperationKind::Upgrade));
     if let Some(last) = line.iter().find(|last| asked && last.standing == Standing::Told) {
         plan.waits.push(waiting_for(last.name, last.member));
     }

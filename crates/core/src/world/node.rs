@@ -53,6 +53,8 @@ pub struct WorldNode {
     pub silent: bool,
     /// Members whose engine refuses to start here.
     pub broken: std::collections::BTreeSet<MemberName>,
+    /// Members whose engine refuses to start here in a revision.
+    pub refuses: std::collections::BTreeSet<(MemberName, Revision)>,
     /// Members whose engine does not let itself be demoted here.
     pub stubborn: std::collections::BTreeSet<MemberName>,
     /// How far the data of each member reaches: of the whole world, as it lies on the volumes.
@@ -78,6 +80,7 @@ impl WorldNode {
             engines: BTreeMap::new(),
             silent: false,
             broken: std::collections::BTreeSet::new(),
+            refuses: std::collections::BTreeSet::new(),
             stubborn: std::collections::BTreeSet::new(),
             positions: BTreeMap::new(),
             starts: 0,
@@ -95,6 +98,11 @@ impl WorldNode {
     /// Whether an engine of `member` runs here.
     pub fn runs(&self, member: &MemberName) -> bool {
         self.engines.contains_key(member)
+    }
+
+    /// The revision that an engine of `member` runs here.
+    pub fn revision_of(&self, member: &MemberName) -> Option<Revision> {
+        self.engines.get(member).map(|engine| engine.revision)
     }
 
     /// Whether an engine of `member` takes writes here.
@@ -193,7 +201,7 @@ impl WorldNode {
                 return Ok(None);
             }
         };
-        if self.broken.contains(name) {
+        if self.broken.contains(name) || self.refuses.contains(&(name.clone(), claimed.revision)) {
             self.end(&claimed);
             return Ok(Some(self.status(&claimed, MemberPhase::Starting, None)));
         }
