@@ -40,6 +40,9 @@ pub enum Fault {
     Pause(u64),
 }
 
+/// The operation of a hint on its way to who watches.
+pub const HINT: &str = "metadata.hint";
+
 /// The class of a fault, for statistics and for choosing at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +80,32 @@ impl Class {
         Class::CrashAfter,
         Class::Pause,
     ];
+
+    /// Whether a fault of this class can befall such a call at all, by what its contract promises: the store is
+    /// linearizable, and what stays on a machine is not lost on the way.
+    pub fn applies(self, operation: &str, writes: bool, local: bool) -> bool {
+        if operation == HINT {
+            return self == Class::MissedEvent;
+        }
+        match self {
+            Class::StaleRead | Class::PartialList => !writes && !local && !operation.starts_with("metadata."),
+            Class::LateEffect | Class::Duplicate => writes && !local,
+            Class::RequestLost | Class::ResponseLost | Class::Throttled => !local,
+            Class::MissedEvent => false,
+            Class::Unavailable | Class::Slow | Class::CrashBefore | Class::CrashAfter | Class::Pause => true,
+        }
+    }
+
+    /// A fault of this class that outlasts every patience and every lease.
+    pub fn strong(self) -> Fault {
+        match self {
+            Class::LateEffect => Fault::LateEffect(12_000),
+            Class::Duplicate => Fault::Duplicate(3_000),
+            Class::Slow => Fault::Slow(9_000),
+            Class::Pause => Fault::Pause(20_000),
+            other => other.fault(0),
+        }
+    }
 
     /// A fault of this class; `draw` decides how long it lasts.
     pub fn fault(self, draw: u64) -> Fault {
@@ -122,6 +151,7 @@ impl Fault {
 
 /// A fault and the call that it befalls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Planned {
     /// The call.
     pub at: Key,
@@ -131,6 +161,7 @@ pub struct Planned {
 
 /// Faults at random, by meaning: whether a call is befallen depends on the seed and its key alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RandomFaults {
     /// The seed.
     pub seed: u64,
@@ -222,6 +253,14 @@ impl Faults {
     /// Notes that a fault fired.
     pub fn note(&mut self, at: Time, key: Key, fault: Fault, changed: bool) {
         self.fired.push(Fired { at, planned: Planned { at: key, fault }, changed });
+    }
+
+    /// Notes that the latest fault has made a difference, whatever was thought before.
+    pub fn note_changed(&mut self, label: u64, nth: u32) {
+        let of_call = |fired: &&mut Fired| fired.planned.at.nth == nth && fired.planned.at.site() == label;
+        if let Some(fired) = self.fired.iter_mut().rev().find(of_call) {
+            fired.changed = true;
+        }
     }
 
     /// What fired.

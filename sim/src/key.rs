@@ -9,6 +9,7 @@ use crate::hash;
 
 /// One call of a run: who, in the course of what, asked what of which thing, for the how-manyth time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Key {
     /// Who calls: `agent@node-1`, `server@s1`. A restarted process is the same actor.
     pub actor: String,
@@ -59,6 +60,8 @@ pub struct Site {
     pub resource: String,
     /// Whether a call may change something.
     pub writes: bool,
+    /// Whether its calls stay on the caller's machine.
+    pub local: bool,
     /// The hash of all of these: the same in every run.
     pub label: u64,
     /// How many calls it has made.
@@ -94,7 +97,7 @@ impl Sites {
         workflow: &'static str,
         operation: &'static str,
         resource: &dyn fmt::Display,
-        writes: bool,
+        (writes, local): (bool, bool),
     ) -> (usize, u32) {
         compose(&mut self.scratch, actor, workflow, operation, resource);
         let label = hash::of_text(&self.scratch);
@@ -106,6 +109,7 @@ impl Sites {
                 operation,
                 resource,
                 writes,
+                local,
                 label,
                 calls: 0,
             });

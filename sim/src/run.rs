@@ -1,6 +1,7 @@
 //! A run: a scenario, carried out and judged.
 
 mod clients;
+mod ending;
 mod fleet;
 mod heal;
 mod outcome;
@@ -18,6 +19,7 @@ use crate::model::Fact;
 use crate::time::Time;
 use crate::world::World;
 
+pub use ending::Ending;
 pub use fleet::Fleet;
 pub use outcome::{Outcome, Timings, Violation};
 pub use scenario::{Clients, HealPhase, Scenario, ServiceFile};

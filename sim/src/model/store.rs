@@ -73,6 +73,11 @@ impl StoreModel {
         Page { items, more: under.next().is_some() }
     }
 
+    /// How many changes there were.
+    pub fn changes(&self) -> u64 {
+        self.writes
+    }
+
     /// Every record, for judges.
     pub fn all(&self) -> &BTreeMap<Key, Record> {
         &self.records

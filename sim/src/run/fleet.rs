@@ -360,6 +360,8 @@ impl Fleet {
                     "start" => control.start(&name, guard).await.map(drop),
                     "restart" => control.restart(&name, guard).await.map(drop),
                     "delete" => control.delete(&name, guard).await.map(drop),
+                    "pause" => control.pause(&name).await.map(drop),
+                    "resume" => control.resume(&name).await.map(drop),
                     _ => control.undelete(&name, guard).await.map(drop),
                 }
             }

@@ -139,6 +139,8 @@ fn wanted(scenario: &Scenario, file: &ServiceFile) -> bool {
         }
         _ => None,
     });
-    let last = asked.filter(|(_, operation)| *operation != "restart").max_by_key(|(at, _)| *at);
+    let last = asked
+        .filter(|(_, operation)| !matches!(*operation, "restart" | "pause" | "resume"))
+        .max_by_key(|(at, _)| *at);
     !matches!(last, Some((_, "stop" | "delete")))
 }

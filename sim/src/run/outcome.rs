@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ending::Ending;
 use crate::fault::Fired;
 use crate::invariant::Judge;
 use crate::key::Site;
@@ -57,6 +58,8 @@ pub struct Outcome {
     pub facts: Vec<(Time, Fact)>,
     /// How many writes were acknowledged, and how many failed.
     pub writes: (usize, usize),
+    /// What was left at the end.
+    pub ending: Ending,
     /// How long things took.
     pub timings: Timings,
 }
@@ -79,6 +82,7 @@ impl Outcome {
                 trace: state.trace.entries().to_vec(),
                 writes: (state.cloud.truth.acknowledged.len(), failed),
                 facts,
+                ending: Ending::of(state),
                 timings: Timings { simulated_ms, calls, polls, ..timings },
             }
         })

@@ -100,9 +100,17 @@ impl Caller {
         let effect = Arc::new(effect);
         if let Some(Fault::Duplicate(by)) = asked.fault {
             let (world, again) = (self.world.clone(), Arc::clone(&effect));
+            let (label, nth) = (asked.label, asked.nth);
             self.world.0.exec.at(self.world.now().plus_millis(ways.0 + by), move || {
                 // Nobody hears what the second time comes to.
+                let before =
+                    world.look(|state| (state.cloud.truth.facts().len(), state.cloud.store.changes()));
                 drop(world.act(|cloud, now| again(cloud, now)));
+                let after =
+                    world.look(|state| (state.cloud.truth.facts().len(), state.cloud.store.changes()));
+                if before != after {
+                    world.direct(|state, _| state.faults.note_changed(label, nth));
+                }
             });
         }
         self.world.0.exec.at(self.world.now().plus_millis(ways.0), move || {
@@ -120,9 +128,13 @@ impl Caller {
         let now = self.world.now();
         let mut guard = self.world.state();
         let state = &mut *guard;
-        let (site, nth) = state.sites.count(&self.actor, workflow, ask.operation, ask.resource, ask.writes);
+        let (site, nth) =
+            state.sites.count(&self.actor, workflow, ask.operation, ask.resource, (ask.writes, ask.local));
         let label = state.sites.all().get(site).map_or(0, |site| site.label);
-        let fault = state.faults.befall(now, label, nth).filter(|fault| applies(*fault, ask));
+        let fault = state
+            .faults
+            .befall(now, label, nth)
+            .filter(|fault| fault.class().applies(ask.operation, ask.writes, ask.local));
         let span = if ask.local { (0, 1) } else { state.cloud.profile.call_ms };
         let way = |way: u64| hash::draw_in(span, self.world.0.seed, label, u64::from(nth) * 2 + way);
         let entry =
@@ -201,7 +213,10 @@ impl State {
     fn distort<T: Answer>(&mut self, asked: &Asked, answer: Result<T>) -> Result<T> {
         let mut answer = answer?;
         if asked.fault == Some(Fault::PartialList) {
-            answer.truncate();
+            let changed = answer.truncate();
+            if changed {
+                self.faults.note_changed(asked.label, asked.nth);
+            }
         }
         if !self.faults.may_be_stale() {
             return Ok(answer);
@@ -228,22 +243,10 @@ impl State {
                     .cloned()
             }
         };
-        Ok(told.unwrap_or(answer))
-    }
-}
-
-/// Whether a fault can befall such a call at all, by what its contract promises. The store is linearizable; what
-/// stays on a machine is not lost on the way.
-fn applies(fault: Fault, ask: Ask<'_>) -> bool {
-    let linearizable = ask.operation.starts_with("metadata.");
-    match fault {
-        Fault::StaleRead | Fault::PartialList => !ask.writes && !ask.local && !linearizable,
-        Fault::LateEffect(_) | Fault::Duplicate(_) => ask.writes && !ask.local,
-        Fault::RequestLost | Fault::ResponseLost | Fault::Throttled => !ask.local,
-        Fault::MissedEvent => false,
-        Fault::Unavailable | Fault::Slow(_) | Fault::CrashBefore | Fault::CrashAfter | Fault::Pause(_) => {
-            true
+        if told.is_some() {
+            self.faults.note_changed(asked.label, asked.nth);
         }
+        Ok(told.unwrap_or(answer))
     }
 }
 

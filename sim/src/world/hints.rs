@@ -4,9 +4,10 @@ use futures::channel::mpsc;
 use steadfast_core::metadata::{Hint, Key};
 
 use super::{Caller, State, World};
-use crate::fault::{Class, Fault};
+use crate::fault::{Class, Fault, HINT};
 use crate::hash;
 use crate::time::Time;
+use crate::trace::{Entry, FACT, Stage};
 
 /// Those who watch.
 #[derive(Default)]
@@ -63,8 +64,11 @@ impl World {
     /// Whether a planned fault swallows this hint.
     fn is_missed(&self, state: &mut State, now: Time, watcher: &Watcher, key: &Key) -> bool {
         let role = crate::face::RoleOf(key);
-        let (site, nth) = state.sites.count(watcher.caller.actor(), "watch", "metadata.hint", &role, false);
+        let (site, nth) = state.sites.count(watcher.caller.actor(), "watch", HINT, &role, (false, false));
+        let index = u32::try_from(site).unwrap_or(FACT);
         let Some(site) = state.sites.all().get(site) else { return false };
+        let entry = Entry { at: now, site: index, nth, stage: Stage::Asked, digest: 0 };
+        state.trace.push(entry, site.label);
         let missed =
             state.faults.befall(now, site.label, nth).is_some_and(|f| f.class() == Class::MissedEvent);
         if missed {

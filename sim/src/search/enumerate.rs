@@ -1,0 +1,292 @@
+//! Enumeration: every call site of every workflow, with every class of fault that can befall it.
+//!
+//! A reference run gives the sites; those that differ only in numbers are one in meaning, and of its calls the first,
+//! the last and some between get a fault each. Sites that only faults lead to are enumerated after the fault that
+//! first led there, until no run comes by a site that was not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::case::{Case, CaseError};
+use super::library::{self, PROFILES, Reference};
+use super::pool::{self, Budget, Carry, Verdict, carry_out_with};
+use super::sites::{Calls, Folded, calls, strong};
+use crate::fault::{Class, Planned};
+use crate::key::Key;
+use crate::run::Violation;
+use crate::time::Time;
+
+/// What to enumerate.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The reference scenarios; empty: all.
+    pub scenarios: Vec<String>,
+    /// The profiles; empty: all.
+    pub profiles: Vec<String>,
+    /// The classes; empty: all.
+    pub classes: Vec<Class>,
+    /// The seed of every run.
+    pub seed: u64,
+    /// The most calls of one folded site that get a fault.
+    pub per_site: usize,
+    /// Whether each site and class is enumerated on every profile, and not on one of them in turn.
+    pub every_profile: bool,
+    /// How many runs at once.
+    pub jobs: usize,
+    /// How long it may take.
+    pub budget: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            scenarios: Vec::new(),
+            profiles: Vec::new(),
+            classes: Vec::new(),
+            seed: 1,
+            per_site: 1,
+            every_profile: false,
+            jobs: pool::processors(),
+            budget: None,
+        }
+    }
+}
+
+/// A case that breaks a rule.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// The case.
+    pub case: Case,
+    /// The first rule that it breaks.
+    pub violation: Violation,
+}
+
+/// How often a class of faults befell a call, and how often that made a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Count {
+    /// It befell a call.
+    pub fired: usize,
+    /// It made a difference.
+    pub changed: usize,
+}
+
+/// What came of an enumeration.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Reference runs.
+    pub references: usize,
+    /// Folded sites, each counted once for every scenario.
+    pub sites: usize,
+    /// The calls at them.
+    pub calls: usize,
+    /// Runs with faults.
+    pub runs: usize,
+    /// Runs that the budget did not reach.
+    pub left: usize,
+    /// Sites that were come by and never enumerated.
+    pub uncovered: Vec<Folded>,
+    /// Sites that only faults lead to.
+    pub behind_faults: usize,
+    /// What every class did.
+    pub classes: BTreeMap<Class, Count>,
+    /// Classes that never made a difference.
+    pub inert: Vec<Class>,
+    /// What was broken.
+    pub failures: Vec<Failure>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Report {
+    /// Whether everything was covered and nothing broken.
+    pub fn is_good(&self) -> bool {
+        self.failures.is_empty() && self.uncovered.is_empty() && self.inert.is_empty() && self.left == 0
+    }
+
+    fn note(&mut self, verdict: &Verdict) {
+        for fired in &verdict.fired {
+            let count = self.classes.entry(fired.planned.fault.class()).or_default();
+            count.fired += 1;
+            count.changed += usize::from(fired.changed);
+        }
+    }
+}
+
+/// A site, in one scenario.
+type Place = (&'static str, Folded);
+
+/// What is known while enumerating.
+struct Enumeration<'a> {
+    options: &'a Options,
+    carry: &'a Carry,
+    budget: Budget,
+    report: Report,
+    /// Sites that have been enumerated, in any scenario.
+    covered: BTreeSet<Folded>,
+    /// Sites that some run came by, and how to get there.
+    seen: BTreeMap<Folded, (Case, Calls, Key)>,
+}
+
+/// Enumerates.
+///
+/// # Errors
+/// If the options name something that is not there.
+pub fn enumerate(options: &Options, carry: &Carry) -> Result<Report, CaseError> {
+    let mut enumeration = Enumeration {
+        options,
+        carry,
+        budget: Budget::of(options.budget),
+        report: Report::default(),
+        covered: BTreeSet::new(),
+        seen: BTreeMap::new(),
+    };
+    let cases = enumeration.first_cases()?;
+    enumeration.carry_out(&cases)?;
+    // A site behind a fault may have others behind it.
+    for _ in 0..ROUNDS {
+        let cases = enumeration.cases_behind_faults();
+        if cases.is_empty() {
+            break;
+        }
+        enumeration.carry_out(&cases)?;
+    }
+    Ok(enumeration.into_report())
+}
+
+/// So deep lie sites behind faults at most.
+const ROUNDS: usize = 4;
+
+/// The scenarios and profiles that were asked for.
+///
+/// # Errors
+/// If one of them is not there.
+pub fn combinations(
+    scenarios: &[String],
+    profiles: &[String],
+) -> Result<Vec<(&'static Reference, &'static str)>, CaseError> {
+    for name in scenarios {
+        library::find(name).ok_or_else(|| CaseError::UnknownScenario(name.clone()))?;
+    }
+    for name in profiles {
+        super::case::profile(name)?;
+    }
+    let is_asked = |asked: &[String], name: &str| asked.is_empty() || asked.iter().any(|one| one == name);
+    let references = library::ALL.iter().filter(|reference| is_asked(scenarios, reference.name));
+    Ok(references
+        .flat_map(|reference| {
+            let profiles = PROFILES.iter().filter(|name| is_asked(profiles, name) && reference.is_for(name));
+            profiles.map(move |name| (reference, *name))
+        })
+        .collect())
+}
+
+impl Enumeration<'_> {
+    fn classes<'a>(&'a self, calls: &'a Calls, operation: &'a str) -> impl Iterator<Item = Class> + 'a {
+        let asked = &self.options.classes;
+        calls.classes(operation).filter(|class| asked.is_empty() || asked.contains(class))
+    }
+
+    /// The reference runs, and the cases that follow from them.
+    fn first_cases(&mut self) -> Result<Vec<Case>, CaseError> {
+        let runs = combinations(&self.options.scenarios, &self.options.profiles)?;
+        let seed = self.options.seed;
+        let found = pool::over(self.options.jobs, &runs, &self.budget, |(reference, profile)| {
+            let case = Case::new(reference.name, profile, seed);
+            let scenario = case.build()?;
+            let outcome = (self.carry)(&scenario).map_err(CaseError::Invalid)?;
+            let storm = Time::from_millis(scenario.storm_ms);
+            let found = calls(&outcome, Time::from_millis(reference.from_ms), storm);
+            Ok((case, found, outcome.violations.into_iter().next()))
+        });
+        let mut places: BTreeMap<Place, Vec<(Case, Calls)>> = BTreeMap::new();
+        for (result, (reference, _)) in found.into_iter().zip(&runs) {
+            let Some(result) = result else {
+                self.report.left += 1;
+                continue;
+            };
+            let (case, found, violation): (Case, BTreeMap<Folded, Calls>, _) = result?;
+            self.report.references += 1;
+            if let Some(violation) = violation {
+                self.report.failures.push(Failure { case: case.clone(), violation });
+            }
+            for (site, calls) in found {
+                self.report.calls += calls.made.len();
+                places.entry((reference.name, site)).or_default().push((case.clone(), calls));
+            }
+        }
+        self.report.sites = places.len();
+        Ok(self.cases_of(places))
+    }
+
+    fn cases_of(&mut self, places: BTreeMap<Place, Vec<(Case, Calls)>>) -> Vec<Case> {
+        let mut cases = Vec::new();
+        let mut turn = 0;
+        for ((_, site), found) in places {
+            self.covered.insert(site.clone());
+            let Some((_, calls)) = found.first() else { continue };
+            for class in self.classes(calls, &site.operation) {
+                turn += 1;
+                let count = found.len();
+                let chosen = found.iter().enumerate();
+                let chosen = chosen.filter(|(index, _)| self.options.every_profile || *index == turn % count);
+                for (_, (case, calls)) in chosen {
+                    let keys = calls.chosen(self.options.per_site);
+                    cases.extend(keys.into_iter().map(|key| case.with(vec![strong(class, key.clone())])));
+                }
+            }
+        }
+        cases
+    }
+
+    fn carry_out(&mut self, cases: &[Case]) -> Result<(), CaseError> {
+        let verdicts =
+            pool::over(self.options.jobs, cases, &self.budget, |case| carry_out_with(case, self.carry));
+        for (verdict, case) in verdicts.into_iter().zip(cases) {
+            let Some(verdict) = verdict else {
+                self.report.left += 1;
+                continue;
+            };
+            let verdict = verdict?;
+            self.report.runs += 1;
+            self.report.note(&verdict);
+            if let Some(violation) = verdict.violations.first() {
+                self.report.failures.push(Failure { case: case.clone(), violation: violation.clone() });
+            }
+            for (site, (calls, key)) in verdict.reached {
+                if !self.covered.contains(&site) && !self.seen.contains_key(&site) {
+                    self.seen.insert(site, (case.clone(), calls, key));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The cases of sites that faults have led to: the faults that did, and one more there.
+    fn cases_behind_faults(&mut self) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (site, (case, calls, key)) in std::mem::take(&mut self.seen) {
+            for class in self.classes(&calls, &site.operation) {
+                let mut faults: Vec<Planned> = case.faults.clone();
+                faults.push(strong(class, key.clone()));
+                cases.push(case.with(faults));
+            }
+            self.report.behind_faults += 1;
+            self.covered.insert(site);
+        }
+        cases
+    }
+
+    fn into_report(mut self) -> Report {
+        self.report.uncovered = self.seen.into_keys().collect();
+        let asked: Vec<Class> = match self.options.classes.as_slice() {
+            [] => Class::ALL.to_vec(),
+            asked => asked.to_vec(),
+        };
+        let changed = |class: &Class| self.report.classes.get(class).is_some_and(|count| count.changed > 0);
+        self.report.inert = asked.into_iter().filter(|class| !changed(class)).collect();
+        self.report.elapsed = self.budget.elapsed();
+        self.report
+    }
+}

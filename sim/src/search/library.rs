@@ -1,0 +1,192 @@
+//! The reference runs: one for every workflow that ships. To add one is to add an entry to [`ALL`].
+
+use serde_json::json;
+
+use crate::model::Profile;
+use crate::model::profile::ProverKind;
+use crate::run::{Action, Scenario, Target};
+
+/// The profiles, by name.
+pub const PROFILES: &[&str] = &["embedded", "block-storage", "shared-storage", "leases"];
+
+/// A reference run.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference {
+    /// Its name.
+    pub name: &'static str,
+    /// What happens, in a line.
+    pub about: &'static str,
+    /// From when on its own workflow runs, in milliseconds: before that it only sets the scene, which `create`
+    /// covers.
+    pub from_ms: u64,
+    /// Where it makes sense; empty: everywhere.
+    pub profiles: &'static [&'static str],
+    shape: fn(Scenario) -> Scenario,
+}
+
+impl Reference {
+    /// The run on a profile.
+    pub fn scenario(&self, profile: Profile, seed: u64) -> Scenario {
+        let mut scenario = Scenario::calm(self.name, profile, seed);
+        scenario.servers = 2;
+        scenario.storm_ms = STORM;
+        scenario.heal.stable_ms = 10_000;
+        (self.shape)(scenario)
+    }
+
+    /// Whether it makes sense on a profile.
+    pub fn is_for(&self, profile: &str) -> bool {
+        self.profiles.is_empty() || self.profiles.contains(&profile)
+    }
+}
+
+/// The reference run of this name.
+pub fn find(name: &str) -> Option<&'static Reference> {
+    ALL.iter().find(|reference| reference.name == name)
+}
+
+/// When the service is expected to serve, on any profile.
+const SET: u64 = 30_000;
+/// The end of most storms.
+const STORM: u64 = 75_000;
+
+const fn reference(name: &'static str, about: &'static str, shape: fn(Scenario) -> Scenario) -> Reference {
+    Reference { name, about, from_ms: SET, profiles: &[], shape }
+}
+
+const fn on(profiles: &'static [&'static str], reference: Reference) -> Reference {
+    Reference { profiles, ..reference }
+}
+
+const fn from(from_ms: u64, reference: Reference) -> Reference {
+    Reference { from_ms, ..reference }
+}
+
+fn ask(scenario: Scenario, at_ms: u64, operation: &str) -> Scenario {
+    scenario.at(at_ms, Action::Ask(operation.to_owned(), "orders".to_owned()))
+}
+
+fn holder(member: &str) -> Target {
+    Target::HolderOf(member.to_owned())
+}
+
+fn primary() -> Target {
+    Target::PrimaryOf("orders".to_owned())
+}
+
+fn node(name: &str) -> Target {
+    Target::Node(name.to_owned())
+}
+
+/// Whatever is off when things are repaired stays off.
+fn for_good(mut scenario: Scenario) -> Scenario {
+    scenario.heal.dead = (1..=scenario.nodes).map(|index| format!("node-{index}")).collect();
+    scenario
+}
+
+fn storm(mut scenario: Scenario, storm_ms: u64) -> Scenario {
+    scenario.storm_ms = storm_ms;
+    scenario
+}
+
+/// One zone a node, so that volumes of zones cannot follow.
+fn pinned(mut scenario: Scenario) -> Scenario {
+    scenario.zones = 3;
+    scenario.nodes = 3;
+    scenario
+}
+
+fn quorum(mut scenario: Scenario) -> Scenario {
+    for service in &mut scenario.services {
+        service.blueprint = "quorum".to_owned();
+    }
+    scenario
+}
+
+/// Every reference run.
+pub const ALL: &[Reference] = &[
+    from(0, reference("create", "a service of three members is created", |s| storm(s, 40_000))),
+    from(
+        0,
+        reference("create-quorum", "a service that leads itself is created", |s| storm(quorum(s), 40_000)),
+    ),
+    reference("delete", "a service is deleted", |s| ask(s, SET, "delete")),
+    from(
+        45_000,
+        reference("undelete", "a deleted service is brought back", |s| {
+            ask(ask(s, SET, "delete"), 45_000, "undelete")
+        }),
+    ),
+    reference("restart", "every member is restarted, one after another", |s| {
+        storm(ask(s, SET, "restart"), 90_000)
+    }),
+    reference("stop", "a service is stopped and started again", |s| {
+        ask(ask(s, SET, "stop"), 45_000, "start")
+    }),
+    reference(
+        "pause",
+        "nothing unplanned is done to a service for a while, and a member loses its node",
+        |s| {
+            let lost = ask(s, SET, "pause").at(SET + 2_000, Action::StopNode(holder("orders-1")));
+            for_good(ask(lost, 45_000, "resume"))
+        },
+    ),
+    reference("lost-replica", "the node of a replica is lost for good", |s| {
+        for_good(s.at(SET, Action::StopNode(holder("orders-1"))))
+    }),
+    reference("lost-primary", "the node of the primary is lost for good", |s| {
+        for_good(s.at(SET, Action::StopNode(primary())))
+    }),
+    reference("lost-member-quorum", "a member of a quorum loses its node for good", |s| {
+        for_good(quorum(s).at(SET, Action::StopNode(holder("orders-1"))))
+    }),
+    reference("node-back", "the primary's node is lost, and comes back after the member has moved", |s| {
+        s.at(SET, Action::StopNode(primary())).at(55_000, Action::StartAllNodes)
+    }),
+    on(
+        &["block-storage"],
+        reference(
+            "promotion",
+            "the primary's zone is lost, another member is promoted, the zone comes back",
+            |s| {
+                let lost = pinned(s).at(SET, Action::StopNode(primary()));
+                storm(lost.at(85_000, Action::StartAllNodes), 110_000)
+            },
+        ),
+    ),
+    on(
+        &["embedded", "shared-storage", "leases"],
+        reference("zone-loss", "every node of a zone is lost for good", |s| {
+            for_good(s.at(SET, Action::StopNode(node("node-1"))).at(SET, Action::StopNode(node("node-4"))))
+        }),
+    ),
+    reference("lost-server", "the server that works on the service is lost while a member moves", |s| {
+        let lost = s.at(SET, Action::StopNode(holder("orders-2"))).at(SET + 3_000, Action::CrashServer(0));
+        for_good(lost.at(SET + 5_000, Action::PauseServer(1, 8_000)))
+    }),
+    reference("engine-crash", "the engines of a primary and of a replica end by themselves", |s| {
+        let first = s.at(SET, Action::CrashEngine("orders-0".to_owned()));
+        first.at(SET + 10_000, Action::CrashEngine("orders-1".to_owned()))
+    }),
+    reference("store-outage", "the store fails for a while", |s| {
+        s.at(SET, Action::Outage("metadata".to_owned(), 12_000))
+    }),
+    on(
+        &["shared-storage"],
+        reference(
+            "confirmed-dead",
+            "nobody proves that a node is dead, until an operator says so",
+            |mut s| {
+                s.profile.prover = ProverKind::Nobody;
+                let lost = s.at(SET, Action::StopNode(node("node-2")));
+                let mut s = for_good(lost.at(SET + 15_000, Action::ConfirmDead(node("node-2"))));
+                for service in &mut s.services {
+                    service
+                        .more
+                        .insert("fencing".to_owned(), json!({"minimum": "F1", "accept_lease": false}));
+                }
+                s
+            },
+        ),
+    ),
+];
