@@ -9,6 +9,7 @@ mod facts;
 mod handover;
 mod health;
 mod members;
+mod membership;
 mod names;
 mod operations;
 mod placement;
@@ -64,9 +65,11 @@ pub fn plan(facts: &Facts) -> Plan {
             members::provision(facts, &mut plan);
             members::place(facts, &mut plan);
             members::apply_workload(facts, &mut plan);
+            members::release_from_the_dead(facts, &mut plan);
             roles::lead(facts, &mut plan);
             names::publish(facts, &mut plan);
             handover::on_request(facts, &mut plan);
+            membership::scale(facts, &mut plan);
             rolling::roll(facts, &mut plan);
         }
         Desired::Stopped => {

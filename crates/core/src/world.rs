@@ -5,6 +5,7 @@
 //! engines that take the role they are told. A node can be killed, silenced and brought back.
 
 mod node;
+mod quorum;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,6 +53,8 @@ pub struct World {
     pub registry: MemoryRegistry,
     /// The orchestrator, which knows the nodes' health.
     pub orchestrator: MemoryOrchestrator,
+    /// What engines that lead themselves agree on.
+    quorums: quorum::Quorums,
     /// The nodes.
     pub nodes: BTreeMap<NodeName, WorldNode>,
 }
@@ -72,6 +75,7 @@ impl World {
             ips: MemoryIps::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 60_000)?,
             registry,
             orchestrator: MemoryOrchestrator::new(),
+            quorums: quorum::Quorums::default(),
             nodes: BTreeMap::new(),
         };
         for index in 0..nodes {
@@ -287,6 +291,10 @@ impl Blueprints for PlainBlueprints {
             }
         };
         let replicas = spec.replicas.unwrap_or(3);
+        if topology == Topology::Quorum && replicas.is_multiple_of(2) {
+            let error = SpecError::new("replicas", format!("{replicas} is even"), "give an odd number");
+            return Err(vec![error]);
+        }
         let strict = spec.durability == Durability::Strict && leadership == Leadership::Steadfast;
         let invalid = |error: crate::ids::InvalidId| vec![SpecError::new("blueprint", error.to_string(), "")];
         Ok(Resolved {

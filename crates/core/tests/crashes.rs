@@ -38,6 +38,8 @@ enum Workflow {
     Switchover,
     Upgrade,
     RollBack,
+    ScaleOut,
+    ScaleIn,
 }
 
 /// Who is killed.
@@ -129,6 +131,8 @@ impl Workflow {
             Workflow::Undelete => server.undelete(&service(), guard).await,
             Workflow::Upgrade => server.upgrade(&service(), another_version(), guard).await,
             Workflow::RollBack => server.roll_back(&service(), Revision(1), guard).await,
+            Workflow::ScaleOut => server.scale(&service(), None, 4, guard).await,
+            Workflow::ScaleIn => server.scale(&service(), None, 2, guard).await,
             Workflow::Switchover => server.switchover(&service(), None, None, guard).await,
             Workflow::Move | Workflow::Promote => panic!("{self:?} is nothing that is asked for"),
         }
@@ -416,11 +420,11 @@ async fn run_until_dead(workflow: Workflow, world: &mut World, server: &Control,
 }
 
 fn assert_at_most_one_writer(world: &World) {
-    for ordinal in 0..3 {
+    for ordinal in 0..4 {
         let running = world.nodes.values().filter(|node| node.runs(&member(ordinal))).count();
         assert!(running <= 1, "{} runs {running} times", member(ordinal));
     }
-    let writers = (0..3)
+    let writers = (0..4)
         .map(|ordinal| world.nodes.values().filter(|node| node.is_writable(&member(ordinal))).count())
         .sum::<usize>();
     assert!(writers <= 1, "{writers} members take writes");
@@ -530,4 +534,6 @@ for_every_workflow! {
     switchover: Switchover,
     upgrade: Upgrade,
     roll_back: RollBack,
+    scale_out: ScaleOut,
+    scale_in: ScaleIn,
 }

@@ -205,7 +205,7 @@ impl Control {
                 OperationKind::Stop => Reason::StopRequested,
                 OperationKind::Start | OperationKind::Create => Reason::StartRequested,
                 OperationKind::Switchover => Reason::Switchover,
-                OperationKind::Upgrade => Reason::SpecChanged,
+                OperationKind::Upgrade | OperationKind::Scale => Reason::SpecChanged,
             };
             service.events.push(now, reason, None, operation.begun_message());
             service.operation = Some(id.clone());
@@ -217,6 +217,7 @@ impl Control {
                 OperationKind::Restart
                 | OperationKind::Switchover
                 | OperationKind::Upgrade
+                | OperationKind::Scale
                 | OperationKind::Create => {}
             }
             let key = self.store.service_key(name)?;
@@ -430,7 +431,8 @@ fn can_be_given_up(kind: OperationKind) -> bool {
 }
 
 fn needs_running(kind: OperationKind) -> bool {
-    matches!(kind, OperationKind::Restart | OperationKind::Switchover | OperationKind::Upgrade)
+    use OperationKind::{Restart, Scale, Switchover, Upgrade};
+    matches!(kind, Restart | Switchover | Upgrade | Scale)
 }
 
 pub(super) fn no_service(name: &ServiceName) -> ControlError {

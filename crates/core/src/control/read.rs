@@ -170,7 +170,13 @@ impl Control {
             role_term: role.map(|role| role.term),
             names: facts.names_of_interest().into_iter().map(|(name, _)| name.to_string()).collect(),
             conditions: verdict.conditions,
-            volumes: members.iter().flat_map(|member| member.volumes.clone()).collect(),
+            // Those that members left behind which the service no longer has, too.
+            volumes: facts
+                .members
+                .values()
+                .filter(|member| member.record.service_id == service.id)
+                .flat_map(|member| member.record.volumes.iter().filter_map(|binding| binding.id.clone()))
+                .collect(),
             members,
             operation: service.operation.clone(),
             spec: facts.revision.spec.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::admit::Admitted;
 use super::{Control, ControlError, ControlResult, Guard};
-use crate::ids::{Generation, GroupName, MemberName, OperationId, Revision, ServiceName};
+use crate::ids::{Generation, GroupName, MemberName, OperationId, Ordinal, Revision, ServiceName};
 use crate::model::{Goal, Leadership, Operation, OperationKind, Reason, Service};
 
 /// What is asked for, beyond the kind of the operation.
@@ -23,6 +23,13 @@ pub(super) enum Ask {
     Spec(Box<Admitted>),
     /// That every member runs a revision that there is.
     Revision(Revision),
+    /// That a group has so many members.
+    Replicas {
+        /// The group; none: the only one.
+        group: Option<GroupName>,
+        /// How many.
+        replicas: Ordinal,
+    },
 }
 
 /// What an operation is to come to.
@@ -99,12 +106,33 @@ impl Control {
         self.begin_for(name, OperationKind::Upgrade, Ask::Revision(to), guard).await
     }
 
+    /// Gives a group another number of members, one after another.
+    ///
+    /// # Behavior
+    /// - A new member copies and follows, and counts once it has caught up and the engines say that it does.
+    /// - The member with the highest ordinal goes first: it ceases to count, then it is stopped, then its name and
+    ///   address go. Its volumes stay unless the spec says otherwise, and are listed. It hands over before, if it leads.
+    /// - Nothing begins while another member does not serve. A running scale is overtaken by another one, and turns
+    ///   back at its next step if it has to.
+    ///
+    /// # Errors
+    /// `Invalid` if the blueprint does not allow that number; `Conflict` as for [`upgrade`](Self::upgrade).
+    pub async fn scale(
+        &self,
+        name: &ServiceName,
+        group: Option<GroupName>,
+        replicas: Ordinal,
+        guard: Guard,
+    ) -> ControlResult<Operation> {
+        self.begin_for(name, OperationKind::Scale, Ask::Replicas { group, replicas }, guard).await
+    }
+
     /// Whether an operation of this kind may take the place of the one that runs.
     pub(super) async fn overtakes(&self, kind: OperationKind, running: &OperationId) -> ControlResult<bool> {
         Ok(match kind {
             OperationKind::Delete | OperationKind::Stop => true,
             // Going back is the way out of a bad revision.
-            OperationKind::Upgrade => {
+            OperationKind::Upgrade | OperationKind::Scale => {
                 self.store.operation(running).await?.is_some_and(|found| found.body.kind == kind)
             }
             _ => false,
@@ -114,7 +142,9 @@ impl Control {
     /// What an operation is to come to, as the service is now.
     pub(super) async fn aim(&self, service: &Service, kind: OperationKind, ask: &Ask) -> ControlResult<Aim> {
         let targets = match kind {
-            OperationKind::Restart | OperationKind::Upgrade => self.restart_targets(service).await?,
+            OperationKind::Restart | OperationKind::Upgrade | OperationKind::Scale => {
+                self.restart_targets(service).await?
+            }
             _ => BTreeMap::new(),
         };
         let goal = match ask {
@@ -128,6 +158,11 @@ impl Control {
                 let target = self.stored_revision(service, *revision).await?;
                 self.check_step(service, &target).await?;
                 Some(Goal::Revision { revision: *revision })
+            }
+            Ask::Replicas { group, replicas } => {
+                let group = one_group(service, group.as_ref())?;
+                let revision = self.revision_with(service, &group, *replicas).await?;
+                Some(Goal::Replicas { group, replicas: *replicas, revision })
             }
         };
         Ok(Aim { targets, goal })
@@ -175,6 +210,12 @@ pub(super) fn take_aim(service: &mut Service, goal: Option<&Goal>) {
     match goal {
         None | Some(Goal::Leader { .. }) => {}
         Some(Goal::Revision { revision }) => service.revision = *revision,
+        Some(Goal::Replicas { group, replicas, revision }) => {
+            service.revision = *revision;
+            if let Some(group) = service.groups.get_mut(group) {
+                group.target = (group.replicas != *replicas || group.change.is_some()).then_some(*replicas);
+            }
+        }
     }
 }
 

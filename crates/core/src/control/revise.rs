@@ -1,9 +1,10 @@
 //! Revisions of a spec: which change may become one, and its number.
 
 use super::admit::Admitted;
+use super::change::internal;
 use super::reshape::refused;
-use super::{Control, ControlError, ControlResult};
-use crate::ids::Revision;
+use super::{Control, ControlError, ControlResult, Resolved};
+use crate::ids::{GroupName, Ordinal, Revision};
 use crate::metadata::WriteOutcome;
 use crate::model::{Blueprint, Reason, Service, ServiceSpec, SpecRevision};
 
@@ -16,7 +17,7 @@ impl Control {
     ) -> ControlResult<Revision> {
         let current = self.stored_revision(service, service.revision).await?;
         check_fields(service, &current, admitted)?;
-        let mut wanted = SpecRevision {
+        let wanted = SpecRevision {
             service_id: service.id.clone(),
             revision: Revision(1),
             spec: admitted.spec.clone(),
@@ -25,13 +26,39 @@ impl Control {
             created_at: self.env.clock().wall(),
         };
         self.check_step(service, &wanted).await?;
+        self.number(wanted, &admitted.resolved).await
+    }
+
+    /// The revision of a service whose group has so many members, everything else as it is.
+    pub(super) async fn revision_with(
+        &self,
+        service: &Service,
+        group: &GroupName,
+        replicas: Ordinal,
+    ) -> ControlResult<Revision> {
+        let mut wanted = self.stored_revision(service, service.revision).await?;
+        match wanted.spec.groups.iter_mut().find(|found| &found.name == group) {
+            Some(found) => found.replicas = replicas,
+            None => wanted.spec.replicas = Some(replicas),
+        }
+        let input = serde_json::to_value(&wanted.spec)
+            .map_err(|error| internal("scale", &service.name, error.to_string()))?;
+        let Admitted { resolved, .. } = self.admit(input).await?;
+        wanted.blueprint.confirming_replicas = resolved.blueprint.confirming_replicas;
+        self.number(wanted, &resolved).await
+    }
+
+    /// The number under which a revision is written, or was before.
+    async fn number(&self, mut wanted: SpecRevision, resolved: &Resolved) -> ControlResult<Revision> {
+        wanted.revision = Revision(1);
+        wanted.created_at = self.env.clock().wall();
         loop {
-            match self.store.revision(&service.id, wanted.revision).await? {
+            match self.store.revision(&wanted.service_id, wanted.revision).await? {
                 Some(found) if says_the_same(&found, &wanted) => return Ok(found.revision),
                 Some(_) => wanted.revision = wanted.revision.next(),
                 None => {
                     // Lost to somebody else: what they wrote is looked at.
-                    let _outcome: WriteOutcome = self.write_revision(&wanted, &admitted.resolved).await?;
+                    let _outcome: WriteOutcome = self.write_revision(&wanted, resolved).await?;
                 }
             }
         }

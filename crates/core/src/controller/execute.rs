@@ -86,6 +86,19 @@ impl<'a> Executor<'a> {
                 self.release_for(snapshot, member, holder, *evidence).await
             }
             Action::ChangeRole(change) => self.change_role(snapshot, change).await,
+            Action::ChangeGroup { group, expected, state, message } => {
+                if snapshot.facts.service.groups.get(group) != Some(expected) {
+                    return Ok(Progress::Stale);
+                }
+                self.change_service(snapshot, |service, now| {
+                    service.groups.insert(group.clone(), state.clone());
+                    service.events.push(now, Reason::SpecChanged, None, message.clone());
+                })
+                .await
+            }
+            Action::Adopt { member, revision } => {
+                self.change_member(snapshot, member, |record, _| record.revision = *revision).await
+            }
             Action::MarkBootstrapped => {
                 self.change_service(snapshot, |service, _| service.bootstrapped = true).await
             }
@@ -162,9 +175,16 @@ impl<'a> Executor<'a> {
             (Some(old), Some(version)) => {
                 if old.record.service_id == service.id {
                     // Undeleted: what it was, with its volumes and the epoch that fenced its last holder.
+                    // One that joins again runs what the others do.
+                    let joins = service.groups.get(group).is_some_and(|group| group.change.is_some());
                     let old = old.record.clone();
-                    member =
-                        Member { placed_on: member.placed_on, run: true, phase: MemberPhase::Pending, ..old };
+                    member = Member {
+                        placed_on: member.placed_on,
+                        run: true,
+                        phase: MemberPhase::Pending,
+                        revision: if joins { service.revision } else { old.revision },
+                        ..old
+                    };
                 } else if !old.record.unreleased.is_empty() {
                     return Err(Error::new(
                         ErrorKind::Busy,
@@ -514,6 +534,6 @@ fn reason_of(operation: &Operation) -> Reason {
         OperationKind::Stop => Reason::StopRequested,
         OperationKind::Start => Reason::StartRequested,
         OperationKind::Switchover => Reason::Switchover,
-        OperationKind::Upgrade => Reason::SpecChanged,
+        OperationKind::Upgrade | OperationKind::Scale => Reason::SpecChanged,
     }
 }

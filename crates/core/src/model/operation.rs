@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Reason;
 use crate::ids::{
-    Generation, GroupName, MemberName, OperationId, Revision, RoleTerm, ServerId, ServiceId, ServiceName,
+    Generation, GroupName, MemberName, OperationId, Ordinal, Revision, RoleTerm, ServerId, ServiceId,
+    ServiceName,
 };
 use crate::runtime::Timestamp;
 
@@ -32,6 +33,8 @@ pub enum OperationKind {
     Switchover,
     /// Bring every member to another revision of the spec, one after another.
     Upgrade,
+    /// Give a group another number of members, one after another.
+    Scale,
 }
 
 /// What an operation is to come to, where its kind alone does not say.
@@ -55,6 +58,15 @@ pub enum Goal {
         /// The revision.
         revision: Revision,
     },
+    /// A group has so many members.
+    Replicas {
+        /// The group.
+        group: GroupName,
+        /// How many.
+        replicas: Ordinal,
+        /// The revision that says so.
+        revision: Revision,
+    },
 }
 
 impl fmt::Display for OperationKind {
@@ -68,6 +80,7 @@ impl fmt::Display for OperationKind {
             OperationKind::Start => "start",
             OperationKind::Switchover => "switchover",
             OperationKind::Upgrade => "upgrade",
+            OperationKind::Scale => "scale",
         })
     }
 }

@@ -220,6 +220,11 @@ impl Group {
         }
     }
 
+    /// Whether the member is on its way out, and counts no more.
+    pub fn is_removing(&self, ordinal: Ordinal) -> bool {
+        self.change == Some(MembershipChange::Removing) && ordinal.saturating_add(1) == self.replicas
+    }
+
     /// How many of its members may count, whatever the engines have made of the change so far.
     pub fn may_count(&self) -> Ordinal {
         match self.change {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::ids::{Generation, GroupName, MemberName, NodeName, Ordinal, Revision, RoleTerm};
-use crate::model::{Condition, Evidence, Holder, Operation, Reason, RoleState};
+use crate::model::{Condition, Evidence, Group, Holder, Operation, Reason, RoleState};
 use crate::orchestrator::Workload;
 use crate::registry::{DomainName, RecordSet};
 
@@ -85,6 +85,24 @@ pub enum Action {
     },
     /// Change who leads.
     ChangeRole(RoleChange),
+    /// Change who belongs to a group.
+    ChangeGroup {
+        /// The group.
+        group: GroupName,
+        /// The state it is decided on.
+        expected: Group,
+        /// The new state.
+        state: Group,
+        /// Why, for the event.
+        message: String,
+    },
+    /// Have a member take on a revision that changes nothing of how its engine runs.
+    Adopt {
+        /// The member.
+        member: MemberName,
+        /// The revision.
+        revision: Revision,
+    },
     /// Record that the service has served in full.
     MarkBootstrapped,
     /// Give a name its value.
@@ -140,6 +158,10 @@ impl fmt::Display for Action {
             }) => {
                 write!(f, "change-role {group} term {term}")
             }
+            Action::ChangeGroup { group, state, .. } => {
+                write!(f, "change-group {group} to {} {:?}", state.replicas, state.change)
+            }
+            Action::Adopt { member, revision } => write!(f, "adopt {member} {revision}"),
             Action::MarkBootstrapped => f.write_str("mark-bootstrapped"),
             Action::SetName { name, .. } => write!(f, "set-name {name}"),
             Action::RemoveName { name, .. } => write!(f, "remove-name {name}"),

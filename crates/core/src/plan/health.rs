@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::roles::leads;
-use super::{Action, Facts, Plan, Wait};
+use super::{Action, Facts, MemberFacts, Plan, Wait};
 use crate::ids::ZoneName;
 use crate::model::{Condition, ConditionKind, Desired, NodeHealth, Reason, ServiceState, Topology, Truth};
 
@@ -19,8 +19,12 @@ pub struct Verdict {
 impl Verdict {
     /// The verdict on a service, given what its plan waits for.
     fn of(facts: &Facts, waits: &[Wait]) -> Self {
-        let ready = facts.members.values().filter(|member| member.is_ready()).count();
-        let wanted: usize = facts.service.groups.values().map(|group| group.replicas as usize).sum();
+        let counts = |member: &MemberFacts| {
+            let group = facts.service.groups.get(&member.record.group);
+            group.is_some_and(|group| member.record.ordinal < group.voters())
+        };
+        let ready = facts.members.values().filter(|member| counts(member) && member.is_ready()).count();
+        let wanted: usize = facts.service.groups.values().map(|group| group.voters() as usize).sum();
         let available = availability(facts);
         let redundant = if ready >= wanted { Truth::True } else { Truth::False };
         let state = state(facts, available, redundant, ready);
@@ -106,7 +110,8 @@ pub(super) fn judge(facts: &Facts, plan: &mut Plan) {
 fn availability(facts: &Facts) -> Truth {
     let mut all = Truth::True;
     for group in facts.groups() {
-        let members: Vec<_> = group.members.iter().map(|(_, _, found)| *found).collect();
+        let counting = group.members.iter().filter(|(ordinal, ..)| *ordinal < group.group.may_count());
+        let members: Vec<_> = counting.map(|(_, _, found)| *found).collect();
         let ready = members.iter().filter(|found| found.is_some_and(|member| member.is_ready())).count();
         let unknown = members
             .iter()
@@ -139,7 +144,7 @@ fn availability(facts: &Facts) -> Truth {
 }
 
 /// Whether the member's node has fallen silent, so that the member may well be serving.
-fn is_silent(facts: &Facts, member: &super::MemberFacts) -> bool {
+fn is_silent(facts: &Facts, member: &MemberFacts) -> bool {
     member.record.placed_on.as_ref().is_some_and(|node| {
         facts
             .nodes

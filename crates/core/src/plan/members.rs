@@ -13,6 +13,9 @@ pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
     let mut placed = None;
     for group in facts.groups() {
         for (ordinal, member, found) in group.members {
+            if group.group.is_removing(ordinal) {
+                continue;
+            }
             match found {
                 Some(found) if is_of(facts, &found.record) => {
                     if !is_provisioned(facts, &found.record) {
@@ -43,6 +46,11 @@ fn is_of(facts: &Facts, record: &Member) -> bool {
     record.service_id == facts.service.id && record.phase != MemberPhase::Removed
 }
 
+/// Whether it is on its way out of a group that gets smaller.
+fn is_removing(facts: &Facts, record: &Member) -> bool {
+    facts.service.groups.get(&record.group).is_some_and(|group| group.is_removing(record.ordinal))
+}
+
 fn is_provisioned(facts: &Facts, record: &Member) -> bool {
     record.address.is_some()
         && record.volumes.len() == facts.revision.blueprint.volumes.len()
@@ -55,6 +63,12 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
     for (name, member) in &facts.members {
         let record = &member.record;
         if !is_of(facts, record) {
+            continue;
+        }
+        if is_removing(facts, record) {
+            if record.run {
+                plan.actions.push(Action::SetRun { member: name.clone(), run: false });
+            }
             continue;
         }
         if !record.run {
@@ -168,7 +182,8 @@ pub(super) fn apply_workload(facts: &Facts, plan: &mut Plan) {
 fn placement(facts: &Facts, member: &MemberFacts, planned: Option<&NodeName>) -> Option<Placement> {
     let record = &member.record;
     let node = planned.or(record.placed_on.as_ref())?.clone();
-    let run = facts.service.desired == Desired::Running && is_provisioned(facts, record);
+    let wanted = facts.service.desired == Desired::Running && !is_removing(facts, record);
+    let run = wanted && is_provisioned(facts, record);
     if run || record.unreleased.iter().any(|holder| holder.node == node) {
         Some(Placement {
             member: record.name.clone(),
@@ -193,7 +208,8 @@ pub(super) fn stop(facts: &Facts, plan: &mut Plan) {
 
 /// A dead holder gives nothing back itself.
 pub(super) fn release_from_the_dead(facts: &Facts, plan: &mut Plan) {
-    for (name, member) in facts.members.iter().filter(|(_, member)| is_of(facts, &member.record)) {
+    let goes = |record: &Member| facts.service.desired != Desired::Running || is_removing(facts, record);
+    for (name, member) in facts.own_members().filter(|(_, member)| goes(&member.record)) {
         for holder in &member.record.unreleased {
             match evidence_of_death(facts, holder) {
                 Some(evidence) => plan.actions.push(Action::ReleaseFor {

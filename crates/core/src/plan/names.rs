@@ -18,7 +18,8 @@ fn wanted(facts: &Facts) -> Vec<(DomainName, RecordKind, Option<RecordSet>)> {
     let mut replicas = BTreeSet::new();
     let mut hosts = BTreeSet::new();
     for group in facts.groups() {
-        for (_, name, found) in &group.members {
+        // Who does not count is not shown to clients.
+        for (_, name, found) in group.members.iter().filter(|(ordinal, ..)| *ordinal < group.group.voters()) {
             let Some(member) = found else { continue };
             let Some(address) = member.record.address.as_ref().map(|binding| binding.address) else {
                 continue;

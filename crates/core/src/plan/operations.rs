@@ -2,8 +2,8 @@
 
 use super::roles::leads;
 use super::rolling::{Standing, standing};
-use super::{Action, Facts, MemberFacts, Plan, handover, members, names};
-use crate::model::{Operation, OperationKind, OperationState, Step, StepState};
+use super::{Action, Facts, MemberFacts, Plan, handover, members, membership, names};
+use crate::model::{Goal, Operation, OperationKind, OperationState, Reason, Step, StepState};
 
 /// How far the running operation is, recorded if that has changed.
 pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
@@ -13,7 +13,7 @@ pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
         plan.actions.push(Action::EndOperation(Box::new(operation.clone())));
         return;
     }
-    let outcome = operation.goal.as_ref().map(|goal| handover::outcome(facts, goal)).transpose();
+    let outcome = operation.goal.as_ref().map(|goal| reached(facts, goal)).transpose();
     let failure = outcome.as_ref().err().cloned();
     let seen = steps(facts, operation, outcome.ok().flatten());
     // The end is decided by what holds now, all of it at once.
@@ -35,6 +35,24 @@ pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
     let now = Operation { steps, state, waiting, failure, ..operation.clone() };
     if &now != operation {
         plan.actions.push(Action::AdvanceOperation(Box::new(Operation { updated_at: facts.wall, ..now })));
+    }
+}
+
+/// Whether a goal is reached, and whether it has been begun with; or how it failed.
+fn reached(facts: &Facts, goal: &Goal) -> Result<(bool, bool), (Reason, String)> {
+    match goal {
+        Goal::Leader { .. } => handover::outcome(facts, goal),
+        Goal::Revision { .. } => Ok((false, true)),
+        Goal::Replicas { group, replicas, .. } => {
+            let settled = facts
+                .service
+                .groups
+                .get(group)
+                .is_some_and(|group| group.replicas == *replicas && membership::is_settled(group));
+            let adopted =
+                facts.own_members().all(|(_, member)| member.record.revision == facts.service.revision);
+            Ok((settled && adopted && facts.own_members().all(|(_, member)| member.is_ready()), true))
+        }
     }
 }
 
@@ -77,6 +95,10 @@ fn steps(facts: &Facts, operation: &Operation, outcome: Option<(bool, bool)>) ->
         OperationKind::Switchover => {
             let (done, begun) = outcome.unwrap_or_default();
             vec![step("hand leadership over", done, begun)]
+        }
+        OperationKind::Scale => {
+            let (done, begun) = outcome.unwrap_or_default();
+            vec![step("change members one at a time", done, begun)]
         }
         OperationKind::Stop => vec![step("stop members", members::all_released(facts), true)],
         OperationKind::Delete => vec![

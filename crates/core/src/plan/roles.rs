@@ -233,6 +233,7 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
     let survivors: Vec<Survivor> = group
         .members
         .iter()
+        .filter(|(ordinal, ..)| *ordinal < group.group.may_count())
         .filter_map(|(_, name, found)| {
             let status = found.as_ref()?.status.as_ref()?;
             // The old primary need not say how far it is: with it, nothing is missing.
@@ -242,7 +243,7 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
                 .then(|| Survivor { member: name.clone(), position })
         })
         .collect();
-    let replicas = u32::try_from(group.members.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let replicas = group.group.may_count().saturating_sub(1);
     let spec = &facts.revision.spec;
     let confirming = facts.confirming();
     match promotion(role.previous.as_ref(), replicas, confirming, spec.durability, &survivors) {

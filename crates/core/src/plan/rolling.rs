@@ -6,7 +6,7 @@
 //! line; only what is down already may be renewed while another one is missing, since that takes nothing away.
 
 use super::roles::leads;
-use super::{Action, Facts, MemberFacts, Plan, Wait, handover};
+use super::{Action, Facts, MemberFacts, Plan, Wait, handover, membership};
 use crate::ids::{Generation, MemberName};
 use crate::model::{Operation, OperationKind, Reason, Role, RolePhase, RoleState, RollingOrder};
 
@@ -152,7 +152,7 @@ fn restart(facts: &Facts, next: &InLine<'_>, remark: &str) -> Action {
 }
 
 /// Whether the member leads: by the record, by its own word, or because another follows it.
-fn is_leader(facts: &Facts, name: &MemberName, member: &MemberFacts) -> bool {
+pub(super) fn is_leader(facts: &Facts, name: &MemberName, member: &MemberFacts) -> bool {
     let by_record = facts.service.roles.values().any(|role| role.leader.as_ref() == Some(name));
     let own_word = member.status.as_ref().is_some_and(|status| status.role == Role::Primary);
     by_record || own_word || facts.own_members().any(|(_, other)| follows(other, name))
@@ -181,6 +181,13 @@ fn is_down(facts: &Facts, member: &MemberFacts) -> bool {
 
 /// Leadership that is not settled is left to settle before anybody is touched that serves.
 fn unsettled(facts: &Facts) -> Option<Wait> {
+    let changing = facts.groups().find(|group| !membership::is_settled(group.group));
+    let text = |name| format!("the members of group {name} change");
+    changing.map(|group| Wait::new(Reason::OperationExclusive, text(group.name))).or_else(|| unled(facts))
+}
+
+/// A group that has a leader by record, and none that is confirmed.
+pub(super) fn unled(facts: &Facts) -> Option<Wait> {
     facts.groups().find_map(|group| {
         let role = group.role?;
         let leader = role.leader.as_ref();
@@ -196,7 +203,7 @@ fn unknown(next: &InLine<'_>) -> Option<Wait> {
     (!next.member.is_ready()).then(|| waiting_for(next.name, next.member))
 }
 
-fn waiting_for(name: &MemberName, member: &MemberFacts) -> Wait {
+pub(super) fn waiting_for(name: &MemberName, member: &MemberFacts) -> Wait {
     match member.status.as_ref().and_then(|status| status.blocked.clone()) {
         Some((reason, message)) => Wait::new(reason, format!("{name}: {message}")),
         None => Wait::new(Reason::EngineRecovering, format!("{name} does not serve yet")),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::quorum::{Quorums, Word};
 use super::{World, parsed};
 use crate::error::Result;
 use crate::ids::{
@@ -10,8 +11,8 @@ use crate::ids::{
 };
 use crate::metadata::{Key, Versioned, WriteOutcome};
 use crate::model::{
-    Leadership, Member, MemberPhase, MemberStatus, NodeHealth, NodeRecord, NodeStatus, Position, Role,
-    RolePhase,
+    Leadership, Member, MemberPhase, MemberStatus, Membership, NodeHealth, NodeRecord, NodeStatus, Position,
+    Role, RolePhase, RoleState,
 };
 use crate::orchestrator::memory::MemoryOrchestrator;
 use crate::orchestrator::{Orchestrator, Placement, Run};
@@ -32,6 +33,8 @@ struct Engine {
     term: RoleTerm,
     /// Whether it waits for somebody to lead, and serves nobody.
     fenced: bool,
+    follows: Option<MemberName>,
+    membership: Option<Membership>,
 }
 
 /// A node of the world.
@@ -49,12 +52,17 @@ pub struct WorldNode {
     alive: bool,
     beat: u64,
     engines: BTreeMap<MemberName, Engine>,
+    quorums: Quorums,
     /// Whether its agent is cut off: engines run on, nothing is claimed or reported.
     pub silent: bool,
     /// Members whose engine refuses to start here.
     pub broken: std::collections::BTreeSet<MemberName>,
     /// Members whose engine refuses to start here in a revision.
     pub refuses: std::collections::BTreeSet<(MemberName, Revision)>,
+    /// Members that have not caught up, as far as their engine here says.
+    pub lagging: std::collections::BTreeSet<MemberName>,
+    /// Whether engines here leave who counts as it is.
+    pub frozen: bool,
     /// Members whose engine does not let itself be demoted here.
     pub stubborn: std::collections::BTreeSet<MemberName>,
     /// How far the data of each member reaches: of the whole world, as it lies on the volumes.
@@ -78,9 +86,12 @@ impl WorldNode {
             alive: false,
             beat: 0,
             engines: BTreeMap::new(),
+            quorums: world.quorums.clone(),
             silent: false,
             broken: std::collections::BTreeSet::new(),
             refuses: std::collections::BTreeSet::new(),
+            lagging: std::collections::BTreeSet::new(),
+            frozen: false,
             stubborn: std::collections::BTreeSet::new(),
             positions: BTreeMap::new(),
             starts: 0,
@@ -93,6 +104,16 @@ impl WorldNode {
     pub fn restart_agent(&mut self, store: Store, backends: crate::backends::Backends) {
         self.store = store;
         self.backends = backends;
+    }
+
+    /// From here on the engine of `member` refuses to start here.
+    pub fn breaks(&mut self, member: &MemberName) {
+        self.broken.insert(member.clone());
+    }
+
+    /// From here on `member` does not catch up here.
+    pub fn lags(&mut self, member: &MemberName) {
+        self.lagging.insert(member.clone());
     }
 
     /// Whether an engine of `member` runs here.
@@ -112,6 +133,7 @@ impl WorldNode {
 
     pub(super) fn kill(&mut self, volumes: &MemoryVolumes) {
         self.alive = false;
+        self.engines.keys().for_each(|member| self.quorums.part(member));
         self.engines.clear();
         // The kernel frees what nobody holds any more.
         for status in volumes.all() {
@@ -214,6 +236,8 @@ impl WorldNode {
                 return Ok(Some(self.status(&claimed, MemberPhase::Prepared, None)));
             }
             self.claimant().record_initialised(service, name, claimed.epoch, "1.0").await?;
+            // A restart is an end and a beginning.
+            self.quorums.part(name);
             self.start(&claimed, placement.generation)?;
         }
         self.assume(service, &claimed).await?;
@@ -250,6 +274,8 @@ impl WorldNode {
             role: Role::Replica,
             term: RoleTerm::default(),
             fenced: true,
+            follows: None,
+            membership: None,
         };
         self.engines.insert(member.name.clone(), engine);
         Ok(())
@@ -262,23 +288,31 @@ impl WorldNode {
         let leads_itself =
             revision.is_some_and(|revision| revision.blueprint.leadership == Leadership::Engine);
         let Some(engine) = self.engines.get_mut(&member.name) else { return Ok(()) };
+        let wanted = found.body.groups.get(&member.group).map(|group| Membership {
+            term: group.membership_term,
+            voters: found
+                .body
+                .member_names()
+                .filter(|(of, ordinal, _)| **of == member.group && *ordinal < group.voters())
+                .map(|(_, _, name)| name)
+                .collect(),
+        });
+        let Some(mut wanted) = wanted else { return Ok(()) };
+        if self.frozen
+            && let Some(membership) = &engine.membership
+        {
+            wanted = membership.clone();
+        }
+        let lags = self.lagging.contains(&member.name);
         match found.body.roles.get(&member.group) {
-            None if leads_itself => engine.role = Role::Voter,
+            None if leads_itself => {
+                let group = (service.clone(), member.group.clone());
+                engine.agree(self.quorums.meet(group, &member.name, wanted), &member.name, lags);
+            }
             None => {}
             Some(role) => {
-                let is = |name: &Option<MemberName>| name.as_ref() == Some(&member.name);
-                let leads = is(&role.leader) && role.phase != RolePhase::Electing;
-                let stuck = engine.role == Role::Primary && self.stubborn.contains(&member.name);
-                if !leads && stuck {
-                    return Ok(());
-                }
-                engine.role = if leads { Role::Primary } else { Role::Replica };
-                engine.term = role.term;
-                engine.fenced = match role.phase {
-                    RolePhase::Bootstrapping | RolePhase::Led => false,
-                    RolePhase::Electing => true,
-                    RolePhase::HandingOver => is(&role.previous),
-                };
+                let stuck = self.stubborn.contains(&member.name);
+                engine.obey(role, &member.name, wanted, stuck, lags);
             }
         }
         Ok(())
@@ -286,6 +320,7 @@ impl WorldNode {
 
     fn end(&mut self, member: &Member) {
         if self.engines.remove(&member.name).is_some() {
+            self.quorums.part(&member.name);
             for id in member.volumes.iter().filter_map(|volume| volume.id.as_ref()) {
                 self.volumes.set_in_use(id, false);
             }
@@ -298,6 +333,7 @@ impl WorldNode {
             // Waiting and lost are both seen again in the next step.
             let _progress: ClaimProgress = self.claimant().release(service, name).await?;
         } else {
+            self.quorums.part(name);
             self.engines.remove(name);
         }
         Ok(None)
@@ -312,8 +348,8 @@ impl WorldNode {
             phase: if engine.is_some_and(is_ready) { phase } else { phase.min(MemberPhase::Starting) },
             role: engine.map_or(Role::Unknown, |engine| engine.role),
             role_term: engine.map_or(RoleTerm::default(), |engine| engine.term),
-            follows: None,
-            membership: None,
+            follows: engine.and_then(|engine| engine.follows.clone()),
+            membership: engine.and_then(|engine| engine.membership.clone()),
             ready: engine.is_some_and(is_ready),
             position: engine.map(|_| Position {
                 timeline: 0,
@@ -382,7 +418,37 @@ impl WorldNode {
     }
 }
 
+impl Engine {
+    /// Takes what the engines of its group agree on.
+    fn agree(&mut self, word: Word, me: &MemberName, lags: bool) {
+        self.role = if word.membership.voters.contains(me) { Role::Voter } else { Role::Learner };
+        self.fenced = word.leader.is_none() || lags;
+        self.follows = word.leader.filter(|leader| leader != me);
+        self.membership = Some(word.membership);
+    }
+
+    /// Takes the role that it is given.
+    fn obey(&mut self, role: &RoleState, me: &MemberName, wanted: Membership, stuck: bool, lags: bool) {
+        let is = |name: &Option<MemberName>| name.as_ref() == Some(me);
+        let leads = is(&role.leader) && role.phase != RolePhase::Electing;
+        if !leads && stuck && self.role == Role::Primary {
+            return;
+        }
+        self.role = if leads { Role::Primary } else { Role::Replica };
+        self.term = role.term;
+        self.fenced = match role.phase {
+            RolePhase::Bootstrapping | RolePhase::Led => lags,
+            RolePhase::Electing => true,
+            RolePhase::HandingOver => is(&role.previous),
+        };
+        self.membership = leads.then_some(wanted);
+    }
+}
+
 fn is_ready(engine: &Engine) -> bool {
-    matches!(engine.role, Role::Primary | Role::Voter)
-        || (engine.term > RoleTerm::default() && !engine.fenced)
+    match engine.role {
+        Role::Primary => true,
+        Role::Voter | Role::Learner => !engine.fenced,
+        Role::Replica | Role::Unknown => engine.term > RoleTerm::default() && !engine.fenced,
+    }
 }
