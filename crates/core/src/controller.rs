@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::sync::Notify;
 
 pub use execute::{Executor, Progress};
 pub use nodes::{NodeTable, SeenNode};
@@ -72,6 +73,8 @@ pub struct Controller {
     shards: Arc<Shards>,
     queue: Arc<Queue>,
     orphans: Arc<Orphans>,
+    /// Told when a node has said something.
+    nodes_news: Arc<Notify>,
     config: ControllerConfig,
 }
 
@@ -89,8 +92,8 @@ impl Controller {
     ) -> Self {
         let observer = Arc::new(Observer::new(env.clone(), store.clone(), backends.clone(), config.timers));
         let shards = Arc::new(Shards::new(env.clone(), store.clone(), server, config.lease));
-        let (queue, orphans) = (Arc::default(), Arc::default());
-        Controller { env, store, backends, observer, shards, queue, orphans, config }
+        let (queue, orphans, nodes_news) = (Arc::default(), Arc::default(), Arc::default());
+        Controller { env, store, backends, observer, shards, queue, orphans, nodes_news, config }
     }
 
     /// What this replica sees, for those who answer users.
@@ -128,7 +131,13 @@ impl Controller {
         tasks.spawn("sweep", async move {
             while !until.is_requested() {
                 me.sweep().await;
-                me.pause(me.config.sweep, &until).await;
+                // However many nodes speak at once, they are looked at once: a look reads them all.
+                me.pause(me.config.sweep / 5, &until).await;
+                tokio::select! {
+                    biased;
+                    () = me.nodes_news.notified() => {}
+                    () = me.pause(me.config.sweep - me.config.sweep / 5, &until) => {}
+                }
             }
         });
         let (me, until) = (self.clone(), stop());
@@ -243,7 +252,7 @@ impl Controller {
                             }
                         }
                         // The status may say that a member has changed: the sweep finds out which.
-                        ["nodes", ..] => self.sweep().await,
+                        ["nodes", ..] => self.nodes_news.notify_one(),
                         _ => {}
                     }
                 }

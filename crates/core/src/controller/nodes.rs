@@ -85,14 +85,12 @@ impl NodeTable {
 
     /// Whether any node's health or life differs, which may concern members that no status names.
     pub fn health_differs(&self, other: &NodeTable) -> bool {
-        let key = |table: &NodeTable| {
-            table
-                .nodes
-                .iter()
-                .map(|(name, node)| (name.clone(), node.health.clone(), node.report.incarnation.clone()))
-                .collect::<Vec<_>>()
-        };
-        key(self) != key(other)
+        self.nodes.len() != other.nodes.len()
+            || self.nodes.iter().zip(&other.nodes).any(|((name, node), (other_name, other))| {
+                name != other_name
+                    || node.health != other.health
+                    || node.report.incarnation != other.report.incarnation
+            })
     }
 
     /// What is fresh about a member: what a ready node's agent says of it.
@@ -122,6 +120,9 @@ impl NodeTable {
 /// Whether two statuses mean the same to a plan. Positions and lags move all the time: they count only in an
 /// election, where the plan asks for a look of its own accord.
 fn alike(old: Option<&MemberStatus>, new: Option<&MemberStatus>) -> bool {
+    if old == new {
+        return true;
+    }
     let essence = |status: &MemberStatus| MemberStatus { position: None, lag: None, ..status.clone() };
     old.map(essence) == new.map(essence)
 }

@@ -109,14 +109,15 @@ impl Observer {
     /// # Errors
     /// What the store or the orchestrator says; the table stays as it was, and ages.
     pub async fn refresh_nodes(&self) -> Result<Vec<ServiceName>> {
+        let begun = self.store.looks_at_nodes();
         let reports = self.backends.orchestrator.nodes().await?;
-        let statuses = self
-            .store
-            .nodes()
-            .await?
-            .into_iter()
-            .filter_map(|(record, status)| Some((record.node, status?)))
-            .collect();
+        // An orchestrator that goes by the same records has just read them.
+        let nodes = match self.store.nodes_since(begun) {
+            Some(nodes) => nodes,
+            None => self.store.nodes().await?,
+        };
+        let statuses =
+            nodes.into_iter().filter_map(|(record, status)| Some((record.node, status?))).collect();
         let now = self.env.clock().monotonic();
         let before = self.nodes();
         let table = Arc::new(before.updated(reports, statuses, now));

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::error::Result;
 use crate::ids::{Epoch, ServerId, ServiceName};
 use crate::lease::Lease;
-use crate::metadata::{Versioned, WriteOutcome};
+use crate::metadata::{Key, Record, Version, Versioned, WriteOutcome};
 use crate::runtime::{Environment, Moment, Shutdown};
 use crate::store::Store;
 
@@ -46,6 +46,8 @@ struct State {
     seen: BTreeMap<u8, (Lease, Moment)>,
     servers: BTreeMap<ServerId, (u64, Moment)>,
     beat: u64,
+    /// The version of this server's presence, as last written.
+    presence: Option<Version>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -149,19 +151,32 @@ impl Shards {
     /// What the store says.
     pub async fn round(&self) -> Result<()> {
         let fair = self.fair_share().await?;
+        let records = self.store.records();
+        let mut leases: BTreeMap<Key, Record> = BTreeMap::new();
+        records
+            .each(&records.key(["leases"])?, |key, found| {
+                leases.insert(key, found);
+                Ok(())
+            })
+            .await?;
+        let now = self.env.clock().monotonic();
         for shard in 0..SHARDS {
-            let key = self.store.records().key(["leases", &shard.to_string()])?;
-            let sent_at = self.env.clock().monotonic();
-            let found: Option<Versioned<Lease>> = self.store.records().get(&key).await?;
-            let now = self.env.clock().monotonic();
+            let key = records.key(["leases", &shard.to_string()])?;
+            let found: Option<Versioned<Lease>> = match leases.remove(&key) {
+                Some(Record { version, value }) => {
+                    Some(Versioned { version, body: records.decode(&key, &value)? })
+                }
+                None => None,
+            };
             let wanted = match &found {
                 None => self.first(fair),
                 Some(found) => self.next(shard, &found.body, fair, now),
             };
             let Some(lease) = wanted else { continue };
+            let sent_at = self.env.clock().monotonic();
             let outcome = match &found {
-                None => self.store.records().create(&key, &lease).await,
-                Some(found) => self.store.records().update(&key, &lease, &found.version).await,
+                None => records.create(&key, &lease).await,
+                Some(found) => records.update(&key, &lease, &found.version).await,
             };
             let mut state = lock(&self.state);
             match outcome {
@@ -228,21 +243,7 @@ impl Shards {
 
     /// An even share of the shards among the servers that are there.
     async fn fair_share(&self) -> Result<usize> {
-        let key = self.store.records().key(["servers", self.server.as_str()])?;
-        let beat = {
-            let mut state = lock(&self.state);
-            state.beat += 1;
-            state.beat
-        };
-        let mine = Presence { server: self.server.clone(), beat };
-        let found: Option<Versioned<Presence>> = self.store.records().get(&key).await?;
-        let written = match &found {
-            None => self.store.records().create(&key, &mine).await?,
-            Some(found) => self.store.records().update(&key, &mine, &found.version).await?,
-        };
-        if written == WriteOutcome::Conflict {
-            tracing::warn!(server = %self.server, "another process uses this server's id");
-        }
+        self.show_presence().await?;
         let present: Vec<(_, Versioned<Presence>)> =
             self.store.records().list(&self.store.records().key(["servers"])?).await?;
         let now = self.env.clock().monotonic();
@@ -268,6 +269,37 @@ impl Shards {
             let _outcome: WriteOutcome = self.store.records().delete(&key, &version).await?;
         }
         Ok(usize::from(SHARDS).div_ceil(live.len()))
+    }
+
+    /// Says that this server is there.
+    async fn show_presence(&self) -> Result<()> {
+        let records = self.store.records();
+        let key = records.key(["servers", self.server.as_str()])?;
+        let (beat, known) = {
+            let mut state = lock(&self.state);
+            state.beat += 1;
+            (state.beat, state.presence.take())
+        };
+        let mine = Presence { server: self.server.clone(), beat };
+        let mut written = match &known {
+            Some(version) => records.update(&key, &mine, version).await?,
+            None => WriteOutcome::Conflict,
+        };
+        if written == WriteOutcome::Conflict {
+            // Not written yet, or cleared away by others during a long silence of ours.
+            let found: Option<Versioned<Presence>> = records.get(&key).await?;
+            written = match &found {
+                None => records.create(&key, &mine).await?,
+                Some(found) => records.update(&key, &mine, &found.version).await?,
+            };
+        }
+        match written {
+            WriteOutcome::Applied(version) => lock(&self.state).presence = Some(version),
+            WriteOutcome::Conflict => {
+                tracing::warn!(server = %self.server, "another process uses this server's id");
+            }
+        }
+        Ok(())
     }
 
     async fn give_up_all(&self) -> Result<()> {

@@ -78,7 +78,12 @@ impl Orchestrator for ProcessOrchestrator {
         let now = self.env.clock().monotonic();
         let mut reports = Vec::new();
         for (record, status) in self.sightings.look(now, nodes) {
-            let proof = self.prover.prove(&record.node, &record.incarnation).await;
+            let silent = || status.is_none_or(nodes::Lease::is_half_over);
+            let proof = if self.prover.proves() && (self.prover.is_cheap() || silent()) {
+                self.prover.prove(&record.node, &record.incarnation).await
+            } else {
+                Proof::Unknown
+            };
             let health = nodes::health(&record, status, proof, self.lease_death_after);
             reports.push(NodeReport {
                 health,

@@ -47,6 +47,14 @@ pub(crate) struct Lease {
     pub(crate) length: Duration,
 }
 
+impl Lease {
+    /// Whether the node has missed a renewal: leases are renewed three times as often as they last.
+    pub(crate) fn is_half_over(self) -> bool {
+        let (Silence::Heard(age) | Silence::AtLeast(age)) = self.silence;
+        age >= self.length / 2
+    }
+}
+
 impl Sightings {
     /// Takes in what the nodes say now, and gives each with its lease (none: it has not reported in this life).
     pub(crate) fn look(

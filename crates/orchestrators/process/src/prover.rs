@@ -27,6 +27,12 @@ pub trait NodeProver: Debug + Send + Sync + 'static {
     /// Whether it ever proves a death.
     fn proves(&self) -> bool;
 
+    /// Whether asking costs next to nothing, so that every node can be asked about with every look. Of others it is
+    /// only asked about nodes that have been silent for half their lease.
+    fn is_cheap(&self) -> bool {
+        false
+    }
+
     /// What can be proven about this life of `node`. Not being able to look is `Unknown`.
     async fn prove(&self, node: &NodeName, incarnation: &Incarnation) -> Proof;
 }
@@ -77,6 +83,10 @@ impl LockProver {
 
 #[async_trait]
 impl NodeProver for LockProver {
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn proves(&self) -> bool {
         true
     }
