@@ -54,9 +54,14 @@ impl MachineClock {
     /// The moment this machine's monotonic clock shows at a time of the world.
     pub fn moment(&self, at: Time) -> Moment {
         let skew = self.skew();
-        let micros = i128::from(at.micros());
-        let shown = micros + micros * i128::from(skew.drift_ppm) / 1_000_000;
-        let shown = u64::try_from(shown.max(0)).unwrap_or(u64::MAX);
+        let shown = match skew.drift_ppm {
+            0 => at.micros(),
+            drift => {
+                let micros = i128::from(at.micros());
+                let shown = micros + micros * i128::from(drift) / 1_000_000;
+                u64::try_from(shown.max(0)).unwrap_or(u64::MAX)
+            }
+        };
         Moment::from_zero(
             Duration::from_millis(skew.monotonic_at_zero_ms).saturating_add(Duration::from_micros(shown)),
         )

@@ -5,11 +5,12 @@
 //! of it at whatever await it is, a [pause](Exec::pause) keeps it from being polled until it goes on, while timers
 //! and answers for it pile up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct ProcessId(u32);
 pub struct Exec(Arc<Shared>);
 
 struct Shared {
+    /// The time: asked for far more often than anything else.
+    now: AtomicU64,
     state: Mutex<State>,
     ready: Arc<Ready>,
 }
@@ -40,10 +43,8 @@ struct Ready(Mutex<VecDeque<usize>>);
 
 #[derive(Default)]
 struct State {
-    now: Time,
-    set: u64,
     polls: u64,
-    timers: BTreeMap<(Time, u64), Timer>,
+    timers: Timers,
     tasks: Vec<Option<Task>>,
     free: Vec<usize>,
     processes: Vec<Process>,
@@ -55,12 +56,72 @@ enum Timer {
     Run(Event),
 }
 
+/// What is set for later. Most timers are limits that never come, so unsetting one only empties its place, which is
+/// used again when its time has passed.
+#[derive(Default)]
+struct Timers {
+    /// By time, and by number where that is the same.
+    order: BinaryHeap<Reverse<(Time, u64, usize)>>,
+    places: Vec<Place>,
+    free: Vec<usize>,
+    set: u64,
+}
+
+/// Where a timer is kept. The number tells it from the one that has the place next.
+struct Place {
+    number: u64,
+    timer: Option<Timer>,
+}
+
+impl Timers {
+    fn set(&mut self, at: Time, timer: Timer) -> Set {
+        self.set += 1;
+        let number = self.set;
+        let filled = Place { number, timer: Some(timer) };
+        let place = self.free.pop().unwrap_or(self.places.len());
+        match self.places.get_mut(place) {
+            Some(slot) => *slot = filled,
+            None => self.places.push(filled),
+        }
+        self.order.push(Reverse((at, number, place)));
+        Set { place, number }
+    }
+
+    fn find(&mut self, set: Set) -> Option<&mut Option<Timer>> {
+        let place = self.places.get_mut(set.place)?;
+        (place.number == set.number).then_some(&mut place.timer)
+    }
+
+    /// The next that is due until `end`, with its time.
+    fn pop(&mut self, end: Time) -> Option<(Time, Timer)> {
+        loop {
+            let Reverse((due, _, place)) = *self.order.peek()?;
+            if due > end {
+                return None;
+            }
+            self.order.pop();
+            self.free.push(place);
+            if let Some(timer) = self.places.get_mut(place).and_then(|place| place.timer.take()) {
+                return Some((due, timer));
+            }
+        }
+    }
+}
+
+/// A timer that was set.
+#[derive(Debug, Clone, Copy)]
+struct Set {
+    place: usize,
+    number: u64,
+}
+
 struct Task {
     process: ProcessId,
     name: &'static str,
     /// Taken out while it is polled.
     future: Option<BoxFuture<'static, ()>>,
-    waker: Arc<TaskWaker>,
+    handle: Arc<TaskWaker>,
+    waker: Waker,
 }
 
 #[derive(Default)]
@@ -104,12 +165,14 @@ impl Default for Exec {
 impl Exec {
     /// An executor at the beginning of time.
     pub fn new() -> Self {
-        Exec(Arc::new(Shared { state: Mutex::default(), ready: Arc::default() }))
+        let now = AtomicU64::new(Time::ZERO.micros());
+        Exec(Arc::new(Shared { now, state: Mutex::default(), ready: Arc::default() }))
     }
 
     /// The time.
     pub fn now(&self) -> Time {
-        lock(&self.0.state).now
+        // One thread moves it, and the same one reads it.
+        Time::from_micros(self.0.now.load(Ordering::Relaxed))
     }
 
     /// How often tasks were polled: what a run costs.
@@ -148,15 +211,16 @@ impl Exec {
             return;
         }
         let task = state.free.pop().unwrap_or(state.tasks.len());
-        let waker =
+        let handle =
             Arc::new(TaskWaker { task, queued: AtomicBool::new(false), ready: Arc::clone(&self.0.ready) });
-        let slot = Task { process, name, future: Some(future), waker: Arc::clone(&waker) };
+        let waker = Waker::from(Arc::clone(&handle));
+        let slot = Task { process, name, future: Some(future), handle: Arc::clone(&handle), waker };
         match state.tasks.get_mut(task) {
             Some(place) => *place = Some(slot),
             None => state.tasks.push(Some(slot)),
         }
         drop(state);
-        waker.wake_by_ref();
+        handle.wake_by_ref();
     }
 
     /// Makes `event` happen at `at`, or now if that has passed.
@@ -164,18 +228,20 @@ impl Exec {
         self.set(at, Timer::Run(Box::new(event)));
     }
 
-    fn set(&self, at: Time, timer: Timer) -> (Time, u64) {
-        let mut state = lock(&self.0.state);
-        state.set += 1;
-        let key = (at.max(state.now), state.set);
-        state.timers.insert(key, timer);
-        key
+    fn set(&self, at: Time, timer: Timer) -> Set {
+        let at = at.max(self.now());
+        lock(&self.0.state).timers.set(at, timer)
     }
 
-    fn unset(&self, key: (Time, u64)) {
+    fn unset(&self, set: Set) {
         // Dropped outside the lock: what it holds may set or unset others.
-        let removed = lock(&self.0.state).timers.remove(&key);
+        let removed = lock(&self.0.state).timers.find(set).and_then(Option::take);
         drop(removed);
+    }
+
+    fn wakes(&self, set: Set, waker: &Waker) -> bool {
+        let mut state = lock(&self.0.state);
+        matches!(state.timers.find(set), Some(Some(Timer::Wake(known))) if known.will_wake(waker))
     }
 
     /// Returns after `duration` of the world's time.
@@ -230,20 +296,13 @@ impl Exec {
             if !seen() {
                 return;
             }
-            let timer = {
-                let mut state = lock(&self.0.state);
-                match state.timers.first_key_value() {
-                    Some(((due, _), _)) if *due <= end => {
-                        let Some(((due, _), timer)) = state.timers.pop_first() else { return };
-                        state.now = due;
-                        timer
-                    }
-                    _ => {
-                        state.now = end;
-                        return;
-                    }
-                }
+            // Looked up alone: what happens next takes the same lock.
+            let next = lock(&self.0.state).timers.pop(end);
+            let Some((due, timer)) = next else {
+                self.0.now.fetch_max(end.micros(), Ordering::Relaxed);
+                return;
             };
+            self.0.now.store(due.micros(), Ordering::Relaxed);
             match timer {
                 Timer::Wake(waker) => waker.wake(),
                 Timer::Run(event) => event(),
@@ -270,7 +329,7 @@ impl Exec {
                 process.held.push(index);
                 return;
             }
-            task.waker.queued.store(false, Ordering::Relaxed);
+            task.handle.queued.store(false, Ordering::Relaxed);
             let Some(future) = task.future.take() else {
                 // Its process was killed: the place is free again.
                 state.tasks[index] = None;
@@ -279,7 +338,7 @@ impl Exec {
             };
             state.polls += 1;
             state.current = Some((task.process, task.name));
-            (future, Waker::from(Arc::clone(&task.waker)))
+            (future, task.waker.clone())
         };
         let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         let mut guard = lock(&self.0.state);
@@ -328,20 +387,24 @@ impl fmt::Debug for Exec {
 pub struct Sleep {
     exec: Exec,
     due: Time,
-    set: Option<(Time, u64)>,
+    set: Option<Set>,
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let set = self.set.take();
         if self.exec.now() >= self.due {
-            self.set = None;
+            set.into_iter().for_each(|set| self.exec.unset(set));
             return Poll::Ready(());
         }
-        // Set anew with every poll: the waker may be another one.
-        if let Some(key) = self.set.take() {
-            self.exec.unset(key);
+        if let Some(set) = set {
+            if self.exec.wakes(set, context.waker()) {
+                self.set = Some(set);
+                return Poll::Pending;
+            }
+            self.exec.unset(set);
         }
         let due = self.due;
         self.set = Some(self.exec.set(due, Timer::Wake(context.waker().clone())));
@@ -351,8 +414,8 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(key) = self.set.take() {
-            self.exec.unset(key);
+        if let Some(set) = self.set.take() {
+            self.exec.unset(set);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use crate::hash;
+use crate::hash::Hasher;
 
 /// One call of a run: who, in the course of what, asked what of which thing, for the how-manyth time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,9 +27,7 @@ impl Key {
     /// The hash of everything but the number.
     pub fn site(&self) -> u64 {
         let Key { actor, workflow, operation, resource, nth: _ } = self;
-        let mut text = String::new();
-        compose(&mut text, actor, workflow, operation, resource);
-        hash::of_text(&text)
+        label(actor, workflow, operation, resource)
     }
 }
 
@@ -40,11 +38,13 @@ impl fmt::Display for Key {
     }
 }
 
-fn compose(text: &mut String, actor: &str, workflow: &str, operation: &str, resource: &dyn fmt::Display) {
-    text.clear();
-    // Writing to a string does not fail.
-    write!(text, "{actor}\n{workflow}\n{operation}\n").ok();
-    write!(text, "{resource}").ok();
+/// The hash of a call site.
+fn label(actor: &str, workflow: &str, operation: &str, resource: &str) -> u64 {
+    let mut hasher = Hasher::default();
+    for part in [actor, workflow, operation, resource] {
+        hasher.bytes(part.as_bytes());
+    }
+    hasher.finish()
 }
 
 /// A call site of this run.
@@ -99,10 +99,12 @@ impl Sites {
         resource: &dyn fmt::Display,
         (writes, local): (bool, bool),
     ) -> (usize, u32) {
-        compose(&mut self.scratch, actor, workflow, operation, resource);
-        let label = hash::of_text(&self.scratch);
+        self.scratch.clear();
+        // Writing to a string does not fail.
+        write!(self.scratch, "{resource}").ok();
+        let label = label(actor, workflow, operation, &self.scratch);
         let index = *self.by_label.entry(label).or_insert_with(|| {
-            let resource = resource.to_string();
+            let resource = self.scratch.clone();
             self.all.push(Site {
                 actor: actor.to_owned(),
                 workflow,

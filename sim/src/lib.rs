@@ -11,8 +11,10 @@
 //! - [`invariant`]: what must hold whatever goes wrong, judged by what really happened
 //! - [`run`]: scenarios, and what comes of them
 //! - [`cast`]: programs, backends and rules of one's own
+//! - [`determinism`]: that no run differs from its repeat
 
 pub mod cast;
+pub mod determinism;
 pub mod env;
 pub mod exec;
 pub mod face;

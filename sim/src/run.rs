@@ -5,6 +5,7 @@ mod ending;
 mod fleet;
 mod heal;
 mod outcome;
+mod pace;
 mod scenario;
 mod script;
 
@@ -12,8 +13,8 @@ use std::sync::Arc;
 
 use steadfast_core::ids::NodeName;
 
-use crate::env::MachineClock;
 use crate::cast::Cast;
+use crate::env::MachineClock;
 use crate::invariant::Judge;
 use crate::model::Fact;
 use crate::time::Time;
@@ -22,6 +23,7 @@ use crate::world::World;
 pub use ending::Ending;
 pub use fleet::Fleet;
 pub use outcome::{Outcome, Timings, Violation};
+pub use pace::Pace;
 pub use scenario::{Clients, HealPhase, Scenario, ServiceFile};
 pub use script::{Action, Scripted, Target};
 

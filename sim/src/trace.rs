@@ -34,9 +34,6 @@ pub struct Entry {
 /// Marks an entry that is about a fact, not a call.
 pub const FACT: u32 = u32::MAX;
 
-/// So many entries lie between two checkpoints.
-const CHECKPOINT: usize = 1000;
-
 /// The trace of a run.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -46,6 +43,9 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// So many entries lie between two checkpoints.
+    pub const CHECKPOINT: usize = 1000;
+
     /// Adds an entry. `label` stands for the site in the hash: indices depend on the order of first calls.
     pub fn push(&mut self, entry: Entry, label: u64) {
         self.hash.word(entry.at.micros());
@@ -53,7 +53,7 @@ impl Trace {
         self.hash.word(u64::from(entry.nth) << 2 | entry.stage as u64);
         self.hash.word(entry.digest);
         self.entries.push(entry);
-        if self.entries.len().is_multiple_of(CHECKPOINT) {
+        if self.entries.len().is_multiple_of(Trace::CHECKPOINT) {
             self.checkpoints.push(self.hash.finish());
         }
     }

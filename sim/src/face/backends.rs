@@ -335,6 +335,10 @@ impl NodeProver for SimProver {
         self.0.world().look(|state| state.cloud.profile.prover != ProverKind::Nobody)
     }
 
+    fn is_cheap(&self) -> bool {
+        self.0.world().look(|state| state.cloud.profile.prover == ProverKind::Kernel)
+    }
+
     async fn prove(&self, node: &NodeName, incarnation: &Incarnation) -> Proof {
         let (node, life) = (node.clone(), incarnation.clone());
         let ask = node.clone();

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use steadfast_agent::agent::{self, AgentParts};
-use steadfast_agent::config::{AgentConfig, AgentTimers};
+use steadfast_agent::config::AgentConfig;
 use steadfast_agent::node_dir::NodeDir;
 use steadfast_agent::seams::NoSecrets;
 use steadfast_core::backends::Backends;
 use steadfast_core::control::{Control, ControlError, ControlResult, Guard};
-use steadfast_core::controller::{Controller, ControllerConfig};
+use steadfast_core::controller::Controller;
 use steadfast_core::ids::{NodeName, ServerId, ServiceName};
 use steadfast_core::layer::{CallCounters, StackOptions, stack};
 use steadfast_core::orchestrator::Orchestrator;
@@ -129,7 +129,7 @@ impl Fleet {
         // A server's life has a name of its own, as those of the binary do.
         let id: Option<ServerId> = format!("{name}-{}", self.world.now().millis()).parse().ok();
         let (Ok((store, backends)), Some(id)) = (self.wire(&caller, &env), id) else { return };
-        let config = ControllerConfig::default();
+        let config = self.scenario.pace.server();
         let controller = Controller::new(env.clone(), store.clone(), backends, id, config);
         let plain = Arc::new(PlainBlueprints);
         let control = Control::new(env, store, controller.clone(), plain.clone(), plain.clone(), plain);
@@ -165,7 +165,7 @@ impl Fleet {
                 engines: BTreeMap::new(),
                 version: "simulated".to_owned(),
                 logs: "/simulated/logs".into(),
-                timers: AgentTimers::default(),
+                timers: self.scenario.pace.agent(),
                 fence_by_lease: self.scenario.profile.lease_margin_ms.is_some(),
             },
             dir: NodeDir::new(format!("/simulated/nodes/{node}")),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use steadfast_core::ids::{NodeName, ZoneName};
 
+use super::pace::Pace;
 use super::script::{Action, Scripted, Target};
 use crate::env::ClockSkew;
 use crate::fault::Plan;
@@ -33,6 +34,9 @@ pub struct Scenario {
     pub services: Vec<ServiceFile>,
     /// Who uses them.
     pub clients: Clients,
+    /// How often agents and servers look and renew.
+    #[serde(default)]
+    pub pace: Pace,
     /// What happens to the environment, and what users ask.
     #[serde(default)]
     pub script: Vec<Scripted>,
@@ -125,6 +129,7 @@ impl Scenario {
                 replicas: 3,
                 more,
             }],
+            pace: Pace::default(),
             clients: Clients { per_service: 1, every_ms: 1_000, patience_ms: 5_000 },
             script: Vec::new(),
             plan: Plan::default(),
