@@ -71,7 +71,9 @@ impl Seat {
         let carried_out = move |cloud: &mut crate::model::Cloud, now: Time| {
             let Some(model) = cloud.own_mut::<M>() else {
                 let text = "the run has no such model";
-                return Err(Error::new(ErrorKind::NotFound, "simulator", operation, "", text).without_effect());
+                return Err(
+                    Error::new(ErrorKind::NotFound, "simulator", operation, "", text).without_effect()
+                );
             };
             let answer = effect(model, now);
             if writes && answer.is_ok() {

@@ -16,13 +16,16 @@ pub struct RoleOf<'a>(pub &'a Key);
 
 impl fmt::Display for RoleOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut first = true;
+        let mut before = None;
         for segment in self.0.segments().skip(2) {
-            if !first {
+            if before.is_some() {
                 f.write_str("/")?;
             }
-            first = false;
-            f.write_str(if is_random(segment) { "*" } else { segment })?;
+            // A server's life has a name of its own, with the time of its start in it.
+            let life = segment.rsplit_once('-').filter(|_| before == Some("servers"));
+            let meaning = life.map_or(segment, |(server, _)| server);
+            f.write_str(if is_random(meaning) { "*" } else { meaning })?;
+            before = Some(segment);
         }
         Ok(())
     }

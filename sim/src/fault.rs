@@ -192,7 +192,9 @@ pub struct Fired {
     pub at: Time,
     /// The call, and what went wrong.
     pub planned: Planned,
-    /// Whether anybody could notice: an answer differed, was late or never came, or a process was disturbed.
+    /// Whether it made a difference: an answer was another one, late or missing, what there is was changed, or a
+    /// process was disturbed. A stale read that gave what is true, a list with nothing to leave out and a second
+    /// delivery without effect made none.
     pub changed: bool,
 }
 

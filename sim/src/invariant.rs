@@ -2,7 +2,9 @@
 
 mod data;
 mod leaks;
+mod names;
 mod writers;
+mod writes;
 
 use crate::model::Fact;
 use crate::run::{Scenario, Violation};
@@ -38,9 +40,9 @@ pub fn built_in(scenario: &Scenario) -> Vec<Box<dyn Rule>> {
         Box::new(writers::SingleWriter::default()),
         Box::new(writers::OneIncarnation::default()),
         Box::new(data::IdentityAndVolume::default()),
-        Box::new(data::Names::default()),
+        Box::new(names::Names::default()),
         Box::new(data::Addresses),
-        Box::new(data::Acknowledged::new(scenario)),
+        Box::new(writes::Acknowledged::new(scenario)),
         Box::new(leaks::Leaks),
     ]
 }

@@ -4,19 +4,26 @@
 //! begins goes on the [`Agenda`] and is finished by [`Cloud::advance`]. What really happened is written to the
 //! [`Truth`], which the invariants read and nobody inside the simulation can.
 
+mod cut;
 pub mod dns;
 pub mod engine;
 pub mod host;
 pub mod ips;
+pub mod limits;
+mod preparing;
 pub mod profile;
+mod quorum;
 pub mod store;
+pub mod troubles;
 pub mod truth;
 pub mod volumes;
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, VolumeId};
+use steadfast_core::registry::{DomainName, RecordKind};
 
 use crate::cast::Model;
 use crate::hash;
@@ -28,8 +35,12 @@ pub use truth::{Fact, Truth};
 /// Something that a model has begun and that ends by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Due {
-    /// A volume's attachment or detachment.
-    Volume(VolumeId),
+    /// A volume's attachment or detachment, the how-manyth move of it.
+    Volume(VolumeId, u64),
+    /// An address is routed to its new holder.
+    Route(IpAddr),
+    /// A name's change has come to those who ask for it.
+    Name(DomainName, RecordKind),
     /// An engine that starts is up.
     EngineUp(NodeName, MemberName, Incarnation),
     /// An engine that stops has ended.
@@ -48,7 +59,7 @@ impl Due {
     /// The node that has to run for it to happen.
     pub fn node(&self) -> Option<&NodeName> {
         match self {
-            Due::Volume(_) => None,
+            Due::Volume(..) | Due::Route(_) | Due::Name(..) => None,
             Due::EngineUp(node, ..)
             | Due::EngineEnded(node, ..)
             | Due::LockPatience(node, ..)
@@ -100,6 +111,12 @@ pub struct Cloud {
     pub dns: dns::DnsModel,
     /// The machines, with guards and engines.
     pub hosts: host::HostsModel,
+    /// What is wrong with single disks and volumes.
+    pub troubles: troubles::Troubles,
+    /// How many calls providers take.
+    pub limits: limits::Limits,
+    /// The servers that are cut off.
+    pub servers_cut: BTreeMap<String, host::Way>,
     /// Backends of whoever uses the simulator.
     pub own: Vec<Box<dyn Model>>,
     /// What is under way.
@@ -119,6 +136,9 @@ impl Cloud {
             ips: ips::IpsModel::default(),
             dns: dns::DnsModel::default(),
             hosts: host::HostsModel::default(),
+            troubles: troubles::Troubles::default(),
+            limits: limits::Limits::of(profile.limits.as_deref()),
+            servers_cut: BTreeMap::new(),
             own: Vec::new(),
             agenda: Agenda::default(),
             truth: Truth::default(),
@@ -160,7 +180,9 @@ impl Cloud {
                 continue;
             }
             match due {
-                Due::Volume(id) => self.finish_volume(now, &id),
+                Due::Volume(id, moves) => self.finish_volume(now, &id, moves),
+                Due::Route(address) => self.ips.settle(address),
+                Due::Name(name, kind) => self.dns.settle(&name, kind),
                 Due::EngineUp(node, member, life) => self.engine_up(now, &node, &member, &life),
                 Due::EngineEnded(node, member, life) => self.engine_stopped(now, &node, &member, &life),
                 Due::LockPatience(node, member, life) => self.lock_patience(now, &node, &member, &life),

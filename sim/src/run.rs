@@ -1,6 +1,8 @@
 //! A run: a scenario, carried out and judged.
 
+mod bound;
 mod clients;
+mod declared;
 mod ending;
 mod fleet;
 mod heal;
@@ -8,6 +10,7 @@ mod outcome;
 mod pace;
 mod scenario;
 mod script;
+mod trouble;
 
 use std::sync::Arc;
 
@@ -20,12 +23,13 @@ use crate::model::Fact;
 use crate::time::Time;
 use crate::world::World;
 
+pub use clients::{client_of, first_write};
 pub use ending::Ending;
 pub use fleet::Fleet;
 pub use outcome::{Outcome, Timings, Violation};
 pub use pace::Pace;
 pub use scenario::{Clients, HealPhase, Scenario, ServiceFile};
-pub use script::{Action, Scripted, Target};
+pub use script::{Action, Scripted, Target, Triggered};
 
 /// Carries out a scenario under the built-in rules.
 ///

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::channel::oneshot;
 use steadfast_core::ids::NodeName;
 
-use crate::exec::{Exec, ProcessId};
+use crate::exec::{Event, Exec, ProcessId};
 use crate::fault::{Faults, Plan};
 use crate::hash;
-use crate::key::Sites;
+use crate::key::{Key, Sites};
 use crate::model::{Cloud, Profile};
 use crate::time::Time;
 use crate::trace::{Entry, FACT, Stage, Trace};
@@ -54,6 +54,8 @@ pub struct State {
     poked: Option<Time>,
     traced: usize,
     on_crash: Option<OnCrash>,
+    /// What happens when a call is made.
+    triggers: BTreeMap<(u64, u32), Event>,
 }
 
 impl fmt::Debug for State {
@@ -116,6 +118,7 @@ impl World {
             poked: None,
             traced: 0,
             on_crash: None,
+            triggers: BTreeMap::new(),
         };
         World(Arc::new(Inner { exec: Exec::new(), seed, state: Mutex::new(state) }))
     }
@@ -209,6 +212,24 @@ impl World {
         self.state().on_crash = Some(Arc::new(told));
     }
 
+    /// Lets something happen as soon as a call is made, before it is on its way.
+    pub fn when(&self, key: &Key, event: impl FnOnce() + Send + 'static) {
+        self.state().triggers.insert((key.site(), key.nth), Box::new(event));
+    }
+
+    /// How many calls that something waits for were not made.
+    pub fn waiting_triggers(&self) -> usize {
+        self.state().triggers.len()
+    }
+
+    fn pull_trigger(&self, label: u64, nth: u32) {
+        let event = self.state().triggers.remove(&(label, nth));
+        if let Some(event) = event {
+            // Not from within the caller's own task, which it may end.
+            self.0.exec.at(self.now(), event);
+        }
+    }
+
     /// Ends a process where it is.
     pub fn crash(&self, process: ProcessId) {
         if !self.0.exec.is_alive(process) {
@@ -265,8 +286,9 @@ impl World {
         state.on_crash = None;
         let watchers = std::mem::take(&mut state.watchers);
         let waiting = std::mem::take(&mut state.waiting);
+        let triggers = std::mem::take(&mut state.triggers);
         drop(state);
-        drop((watchers, waiting));
+        drop((watchers, waiting, triggers));
     }
 }
 

@@ -174,7 +174,7 @@ impl MetadataDb for SimDb {
 }
 
 /// A volume by meaning: without the number it was made as.
-struct VolumeRole<'a>(&'a VolumeId);
+pub(super) struct VolumeRole<'a>(pub(super) &'a VolumeId);
 
 impl fmt::Display for VolumeRole<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -343,16 +343,10 @@ impl NodeProver for SimProver {
         let (node, life) = (node.clone(), incarnation.clone());
         let ask = node.clone();
         let answer = self.0.call(read("prover.prove", &ask), move |cloud, now| {
-            let Some(host) = cloud.hosts.get(&node) else { return Ok(Proof::Unknown) };
-            let same_life = host.incarnation.as_ref() == Some(&life);
-            Ok(match cloud.profile.prover {
-                ProverKind::Nobody => Proof::Unknown,
-                _ if !same_life => Proof::Unknown,
-                ProverKind::Kernel if host.agent || !host.guards.is_empty() => Proof::Alive,
-                ProverKind::Kernel => Proof::Dead,
-                ProverKind::Cloud(_) if host.running => Proof::Alive,
-                ProverKind::Cloud(after) if now >= host.stopped_at.plus_millis(after) => Proof::Dead,
-                ProverKind::Cloud(_) => Proof::Unknown,
+            Ok(match cloud.is_node_dead(now, &node, &life) {
+                Some(true) => Proof::Dead,
+                Some(false) => Proof::Alive,
+                None => Proof::Unknown,
             })
         });
         answer.await.unwrap_or(Proof::Unknown)

@@ -20,12 +20,15 @@ use steadfast_core::ids::{MemberName, NodeName, ServiceName, VolumeId};
 use steadfast_core::model::{Durability, Leadership, Reason, SpecRevision};
 use steadfast_core::runtime::{Environment, Moment};
 
+use super::backends::VolumeRole;
 use crate::model::engine::Launch;
+use crate::model::troubles::Trouble;
 use crate::model::volumes::{History, Locker, volume_of};
 use crate::model::{Cloud, Fact};
 use crate::time::Time;
 use crate::world::{Answer, Ask, Caller};
 
+impl Answer for bool {}
 impl Answer for Vec<(MemberName, ServiceName)> {}
 impl Answer for GuardState {}
 impl Answer for Result<VolumeFacts, (Reason, String)> {}
@@ -86,6 +89,11 @@ impl Guards for SimGuards {
         let ask = ask("guards.kill", member, true);
         self.caller
             .call(ask, move |cloud, now| {
+                if cloud.troubles.until(Trouble::Hung, &own, now).is_some() {
+                    // In a system call that does not end.
+                    let text = "a process of it does not end";
+                    return Err(Error::new(ErrorKind::Busy, "guards", "kill", &own, text));
+                }
                 cloud.kill_guard(now, &node, &own);
                 Ok(())
             })
@@ -130,6 +138,19 @@ impl SimHost {
     }
 }
 
+/// Returns when the disk of a volume answers: whoever reads from one that hangs waits as long.
+async fn disk_answers(caller: &Caller, id: &VolumeId) {
+    let world = caller.world();
+    while world.look(|state| state.cloud.trouble_of(Trouble::Hung, id, world.now()).is_some()) {
+        world.exec().sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// The volume of an engine.
+fn volume_of_engine(caller: &Caller, node: &NodeName, member: &MemberName) -> Option<VolumeId> {
+    caller.world().look(|state| Some(state.cloud.hosts.engine(node, member)?.volume.clone()))
+}
+
 /// The lock of a preparation, freed with whoever holds it.
 struct Preparing {
     caller: Caller,
@@ -152,6 +173,7 @@ impl NodeHost for SimHost {
     async fn volume(&self, volume: &MountedVolume) -> Result<VolumeFacts, (Reason, String)> {
         let gone = || (Reason::IoError, "the volume cannot be read".to_owned());
         let id = volume_of(&volume.folder).ok_or_else(gone)?;
+        disk_answers(&self.caller, &id).await;
         let name = volume.name.clone();
         let facts = self.caller.call(ask("host.volume", &name, false), move |cloud, _| {
             Ok(match cloud.volumes.get(&id) {
@@ -169,8 +191,19 @@ impl NodeHost for SimHost {
         Vec::new()
     }
 
-    async fn disk(&self, _folder: &Path) -> Option<(Reason, String)> {
-        None
+    async fn disk(&self, folder: &Path) -> Option<(Reason, String)> {
+        let id = volume_of(folder)?;
+        disk_answers(&self.caller, &id).await;
+        let role = VolumeRole(&id);
+        let own = id.clone();
+        let full = self.caller.call(ask("host.disk", &role, false), move |cloud, now| {
+            Ok(cloud.trouble_of(Trouble::Full, &own, now).is_some())
+        });
+        match full.await {
+            Ok(false) => None,
+            Ok(true) => Some((Reason::DiskFull, "there is no room on its disk".to_owned())),
+            Err(error) => Some((Reason::IoError, error.to_string())),
+        }
     }
 
     async fn prepare(&self, job: &PrepareJob) -> Result<Outcome> {
@@ -200,6 +233,9 @@ impl NodeHost for SimHost {
             }
         }
         clock.sleep(Duration::from_millis(self.takes(job))).await;
+        for id in &volumes {
+            disk_answers(&self.caller, id).await;
+        }
         let own = job.clone();
         let done = self
             .caller
@@ -250,6 +286,14 @@ fn finish(cloud: &mut Cloud, now: Time, job: &PrepareJob, volumes: &[VolumeId]) 
         if found.disk.identity.as_ref().is_some_and(|identity| identity.member != job.member) {
             let text = "it belongs to another member";
             return Err(failed(job, ErrorKind::Stale, &Reason::VolumeForeign, text));
+        }
+        if cloud.trouble_of(Trouble::Full, id, now).is_some() {
+            return Err(failed(
+                job,
+                ErrorKind::Unavailable,
+                &Reason::DiskFull,
+                "there is no room on its disk",
+            ));
         }
         if !cloud.storage_accepts(id, &job.context.node) {
             return Err(failed(job, ErrorKind::Unavailable, &Reason::IoError, "its volume refuses writes"));
@@ -386,6 +430,9 @@ impl Engine for SimEngine {
 
     async fn observe(&self) -> EngineView {
         let (node, member) = (self.node.clone(), self.launch.member.clone());
+        if let Some(volume) = volume_of_engine(&self.caller, &node, &member) {
+            disk_answers(&self.caller, &volume).await;
+        }
         let ask = ask("engine.observe", &self.launch.member, false);
         let view = self.caller.call(ask, move |cloud, _| Ok(cloud.observe_engine(&node, &member)));
         view.await.unwrap_or_default()
@@ -393,6 +440,9 @@ impl Engine for SimEngine {
 
     async fn assume(&self, wanted: &WantedRole) -> Result<()> {
         let (node, member, wanted) = (self.node.clone(), self.launch.member.clone(), wanted.clone());
+        if let Some(volume) = volume_of_engine(&self.caller, &node, &member) {
+            disk_answers(&self.caller, &volume).await;
+        }
         let ask = ask("engine.assume", &self.launch.member, true);
         self.caller.call(ask, move |cloud, now| cloud.assume_role(now, &node, &member, &wanted)).await
     }

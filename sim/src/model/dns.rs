@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::registry::{DomainName, NameOutcome, RecordKind, RecordSet};
 
-use super::{Cloud, Fact};
+use super::{Cloud, Due, Fact};
 use crate::time::Time;
 
 /// The names of every zone.
@@ -13,6 +13,8 @@ use crate::time::Time;
 pub struct DnsModel {
     zones: BTreeSet<DomainName>,
     records: BTreeMap<(DomainName, RecordKind), RecordSet>,
+    /// What those who ask are told, which changes a while after the records.
+    served: BTreeMap<(DomainName, RecordKind), RecordSet>,
 }
 
 impl DnsModel {
@@ -24,6 +26,20 @@ impl DnsModel {
     /// What a name holds.
     pub fn resolve(&self, name: &DomainName, kind: RecordKind) -> Option<RecordSet> {
         self.records.get(&(name.clone(), kind)).cloned()
+    }
+
+    /// What clients are told of a name.
+    pub fn served(&self, name: &DomainName, kind: RecordKind) -> Option<RecordSet> {
+        self.served.get(&(name.clone(), kind)).cloned()
+    }
+
+    /// A change has come to those who ask.
+    pub(super) fn settle(&mut self, name: &DomainName, kind: RecordKind) {
+        let key = (name.clone(), kind);
+        match self.records.get(&key).cloned() {
+            Some(set) => self.served.insert(key, set),
+            None => self.served.remove(&key),
+        };
     }
 
     /// Every name and what it holds, for judges.
@@ -65,6 +81,7 @@ impl Cloud {
         }
         self.dns.records.insert(key, set.clone());
         self.truth.note(now, Fact::NameSet { name: name.clone(), set: set.clone() });
+        self.spread(now, name, set.kind());
         Ok(NameOutcome::Applied)
     }
 
@@ -77,8 +94,18 @@ impl Cloud {
             Some(_) => {
                 self.dns.records.remove(&key);
                 self.truth.note(now, Fact::NameRemoved { name: name.clone() });
+                self.spread(now, name, expected.kind());
                 NameOutcome::Applied
             }
+        }
+    }
+
+    fn spread(&mut self, now: Time, name: &DomainName, kind: RecordKind) {
+        let takes = self.draw(self.profile.name_ms, name.as_str(), now.micros());
+        if takes == 0 {
+            self.dns.settle(name, kind);
+        } else {
+            self.agenda.push(now.plus_millis(takes), Due::Name(name.clone(), kind));
         }
     }
 }

@@ -9,6 +9,7 @@ use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, ServiceName, VolumeId};
 use steadfast_core::model::{Position, Role};
 
+use super::troubles::Trouble;
 use super::volumes::History;
 use super::{Cloud, Due, Fact};
 use crate::time::Time;
@@ -78,17 +79,17 @@ fn failed(kind: ErrorKind, operation: &'static str, member: &MemberName, message
 }
 
 impl Cloud {
-    fn history(&self, volume: &VolumeId) -> Option<&History> {
+    pub(super) fn history(&self, volume: &VolumeId) -> Option<&History> {
         self.volumes.get(volume)?.disk.history.as_ref()
     }
 
     /// Whether a member's guard on a node is of this life.
-    fn is_life(&self, node: &NodeName, member: &MemberName, life: &Incarnation) -> bool {
+    pub(super) fn is_life(&self, node: &NodeName, member: &MemberName, life: &Incarnation) -> bool {
         let guard = self.hosts.get(node).and_then(|host| host.guards.get(member));
         guard.is_some_and(|guard| guard.life() == life)
     }
 
-    fn is_paused(&self, node: &NodeName) -> bool {
+    pub(super) fn is_paused(&self, node: &NodeName) -> bool {
         self.hosts.get(node).is_none_or(|host| host.paused || !host.running)
     }
 
@@ -229,13 +230,14 @@ impl Cloud {
         matches!((log(node, member), log(at, of)), (Some(own), Some(theirs)) if theirs.starts_with(own))
     }
 
-    fn lead(&mut self, now: Time, node: &NodeName, member: &MemberName) {
+    pub(super) fn lead(&mut self, now: Time, node: &NodeName, member: &MemberName) {
         let Some(engine) = self.hosts.engine_mut(node, member) else { return };
         engine.doing = Doing::Leading;
         engine.confirmed.clear();
         engine.pending.clear();
         let volume = engine.volume.clone();
         if !self.write_to(now, node, member, &volume, |history| history.timeline += 1) {
+            self.set_doing(node, member, Doing::Nothing);
             return;
         }
         self.note_leads(now, node, member, true);
@@ -275,6 +277,9 @@ impl Cloud {
             self.crash_engine(now, node, member, "its storage refuses what it writes");
             return false;
         }
+        if self.trouble_of(Trouble::Full, volume, now).is_some() {
+            return false;
+        }
         let epoch = self.hosts.get(node).and_then(|host| host.guards.get(member)).map(|guard| guard.epoch());
         if let Some(history) = self.volumes.disk_mut(volume).and_then(|disk| disk.history.as_mut()) {
             change(history);
@@ -309,6 +314,10 @@ impl Cloud {
             return Err("read only");
         }
         let volume = engine.volume.clone();
+        if self.trouble_of(Trouble::Hung, &volume, now).is_some() {
+            // Taken, and never written.
+            return Ok(());
+        }
         if !self.write_to(now, node, member, &volume, |history| history.writes.push(write)) {
             return Err("connection reset");
         }
@@ -336,7 +345,7 @@ impl Cloud {
     }
 
     /// Sends what an engine has to everybody who follows it.
-    fn push_out(&mut self, now: Time, node: &NodeName, member: &MemberName) {
+    pub(super) fn push_out(&mut self, now: Time, node: &NodeName, member: &MemberName) {
         let Some(engine) = self.hosts.engine(node, member) else { return };
         let (address, service, quorum) =
             (engine.launch.address, engine.launch.service.clone(), engine.launch.quorum);
@@ -399,6 +408,9 @@ impl Cloud {
         let Some(engine) = self.hosts.engine_mut(node, member) else { return };
         let Some(length) = engine.receiving.take() else { return };
         let volume = engine.volume.clone();
+        if self.trouble_of(Trouble::Hung, &volume, now).is_some() {
+            return;
+        }
         let Some((at, of)) = self.upstream(node, member) else { return };
         if !self.is_behind(node, member, &at, &of) {
             return;
@@ -425,67 +437,6 @@ impl Cloud {
         self.confirm(&at, &of);
         if more {
             self.pull(now, node, member);
-        }
-    }
-
-    /// The leader that the members of a quorum have elected.
-    pub fn leader_of(&self, service: &ServiceName) -> Option<(NodeName, MemberName)> {
-        let mut leaders = self
-            .hosts
-            .engines()
-            .filter(|(.., engine)| &engine.launch.service == service && engine.doing == Doing::Leading);
-        leaders.next().map(|(node, member, ..)| (node.clone(), member.clone()))
-    }
-
-    /// Members that elect their leader themselves begin to, if nobody leads and a majority is up.
-    fn hold_election(&mut self, now: Time, node: &NodeName, member: &MemberName) {
-        let Some(engine) = self.hosts.engine(node, member) else { return };
-        let launch = engine.launch.clone();
-        self.after_loss(now, &launch);
-        self.push_out_leader(now, &launch.service);
-    }
-
-    fn push_out_leader(&mut self, now: Time, service: &ServiceName) {
-        if let Some((at, of)) = self.leader_of(service) {
-            self.push_out(now, &at, &of);
-        }
-    }
-
-    /// After the loss or the coming of a member of a quorum: a leader without majority steps down, and without a
-    /// leader the one that is farthest takes over.
-    pub(super) fn after_loss(&mut self, now: Time, launch: &Launch) {
-        let Some(size) = launch.quorum else { return };
-        let members: Vec<(NodeName, MemberName, Incarnation, usize)> = self
-            .hosts
-            .engines()
-            .filter(|(node, _, _, engine)| {
-                engine.up && engine.launch.service == launch.service && !self.is_paused(node)
-            })
-            .map(|(node, member, guard, engine)| {
-                let length = self.history(&engine.volume).map_or(0, |history| history.writes.len());
-                (node.clone(), member.clone(), guard.life().clone(), length)
-            })
-            .collect();
-        let majority = members.len() * 2 > size;
-        match self.leader_of(&launch.service) {
-            Some((node, member)) if !majority => self.stop_leading(now, &node, &member),
-            Some(_) => {}
-            None if majority => {
-                let farthest = members.into_iter().rev().max_by_key(|(.., length)| *length);
-                if let Some((node, member, life, _)) = farthest {
-                    let takes = self.draw(self.profile.engines.elect_ms, member.as_str(), now.micros());
-                    self.agenda.push(now.plus_millis(takes), Due::Promoted(node, member, life));
-                }
-            }
-            None => {}
-        }
-    }
-
-    pub(super) fn promoted(&mut self, now: Time, node: &NodeName, member: &MemberName, life: &Incarnation) {
-        let same = self.is_life(node, member, life);
-        let service = self.hosts.engine(node, member).map(|engine| engine.launch.service.clone());
-        if same && service.is_some_and(|service| self.leader_of(&service).is_none()) {
-            self.lead(now, node, member);
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use steadfast_agent::guard::{Ending, GuardExit, GuardSpec, GuardStage, GuardStatus};
 use steadfast_agent::guards::GuardState;
 use steadfast_core::error::{Error, ErrorKind, Result};
@@ -11,23 +10,13 @@ use steadfast_core::ids::{Incarnation, MemberName, NodeName, ServiceName, Volume
 use steadfast_core::model::Reason;
 use steadfast_core::runtime::{Clock as _, Moment};
 
+pub use super::cut::{Cut, Way};
 use super::engine::{Engine, Launch};
+use super::troubles::Trouble;
 use super::volumes::{Locker, volume_of};
 use super::{Cloud, Due, Fact};
 use crate::env::MachineClock;
 use crate::time::Time;
-
-/// What a machine cannot reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Cut {
-    /// The store, the clouds' interfaces.
-    pub control: bool,
-    /// Other members.
-    pub peers: bool,
-    /// Clients.
-    pub clients: bool,
-}
 
 /// A guard, and the engine under it.
 #[derive(Debug)]
@@ -66,6 +55,8 @@ pub struct Host {
     pub clock: MachineClock,
     /// Whether it runs.
     pub running: bool,
+    /// Whether it will never again.
+    pub gone: bool,
     /// Since when it does not.
     pub stopped_at: Time,
     /// Whether it stands still.
@@ -76,6 +67,8 @@ pub struct Host {
     pub inbox: Vec<(MemberName, Incarnation, u64)>,
     /// What it cannot reach.
     pub cut: Cut,
+    /// Which way it is cut off from the store and the clouds' interfaces, besides.
+    pub one_way: Option<Way>,
     /// Its life, as its agent has written it down.
     pub incarnation: Option<Incarnation>,
     /// Whether its agent lives.
@@ -84,8 +77,15 @@ pub struct Host {
     pub guards: BTreeMap<MemberName, Guard>,
     known: BTreeMap<MemberName, ServiceName>,
     exits: BTreeMap<MemberName, GuardExit>,
-    preparing: BTreeSet<Incarnation>,
+    pub(super) preparing: BTreeSet<Incarnation>,
     pids: u32,
+}
+
+impl Host {
+    /// Whether it runs, and its agent gets through.
+    pub fn is_reachable(&self) -> bool {
+        self.running && !self.paused && !self.cut.control && self.one_way.is_none()
+    }
 }
 
 /// The machines.
@@ -140,11 +140,13 @@ impl Cloud {
             zone,
             clock,
             running: true,
+            gone: false,
             stopped_at: now,
             paused: false,
             held: Vec::new(),
             inbox: Vec::new(),
             cut: Cut::default(),
+            one_way: None,
             incarnation: None,
             agent: false,
             guards: BTreeMap::new(),
@@ -182,6 +184,7 @@ impl Cloud {
     pub fn start_host(&mut self, now: Time, node: &NodeName) {
         if let Some(host) = self.hosts.get_mut(node)
             && !host.running
+            && !host.gone
         {
             host.running = true;
             self.truth.note(now, Fact::NodeUp { node: node.clone() });
@@ -369,8 +372,9 @@ impl Cloud {
                 guard.stage = GuardStage::Stopping;
                 self.stop_leading(now, node, member);
                 let takes = self.draw(self.profile.engines.stop_ms, member.as_str(), now.micros());
+                let hung = self.troubles.until(Trouble::Hung, member, now).unwrap_or(now);
                 let due = Due::EngineEnded(node.clone(), member.clone(), life);
-                self.agenda.push(now.plus_millis(takes), due);
+                self.agenda.push(now.plus_millis(takes).max(hung), due);
             }
             GuardStage::Stopping | GuardStage::Killing => {}
         }
@@ -467,32 +471,5 @@ impl Cloud {
         if let Some(engine) = &guard.engine {
             self.after_loss(now, &engine.launch);
         }
-    }
-
-    /// Begins to prepare data, under the lock of the volumes; gives who has one of them if it is somebody else.
-    pub fn begin_prepare(
-        &mut self,
-        now: Time,
-        locker: &Locker,
-        volumes: &[VolumeId],
-    ) -> Result<Option<Locker>, &'static str> {
-        let host = self.hosts.get_mut(&locker.node).ok_or("there is no such machine")?;
-        host.running.then_some(()).ok_or("the machine is off")?;
-        host.preparing.insert(locker.life.clone());
-        for id in volumes {
-            if let Some(other) = self.lock_volume(id, locker) {
-                self.unlock_all(now, &locker.node, &locker.life);
-                return Ok(Some(other));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Ends a preparation, done or not.
-    pub fn end_prepare(&mut self, now: Time, locker: &Locker) {
-        if let Some(host) = self.hosts.get_mut(&locker.node) {
-            host.preparing.remove(&locker.life);
-        }
-        self.unlock_all(now, &locker.node, &locker.life);
     }
 }

@@ -7,7 +7,7 @@ use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::ids::{MemberId, NodeName};
 use steadfast_core::ip::{AddressOutcome, AddressStatus};
 
-use super::{Cloud, Fact};
+use super::{Cloud, Due, Fact};
 use crate::time::Time;
 
 /// The addresses that are allocated.
@@ -15,6 +15,8 @@ use crate::time::Time;
 pub struct IpsModel {
     addresses: BTreeMap<IpAddr, AddressStatus>,
     owners: BTreeMap<MemberId, IpAddr>,
+    /// Where packets go, which is told a while after an assignment.
+    routes: BTreeMap<IpAddr, NodeName>,
     given_out: u32,
 }
 
@@ -26,7 +28,15 @@ impl IpsModel {
 
     /// The machine that packets for an address go to.
     pub fn route(&self, address: IpAddr) -> Option<&NodeName> {
-        self.addresses.get(&address)?.holder.as_ref()
+        self.routes.get(&address)
+    }
+
+    /// Routes an address to whoever holds it now.
+    pub(super) fn settle(&mut self, address: IpAddr) {
+        match self.addresses.get(&address).and_then(|status| status.holder.clone()) {
+            Some(holder) => self.routes.insert(address, holder),
+            None => self.routes.remove(&address),
+        };
     }
 
     /// Every allocated address.
@@ -109,6 +119,7 @@ impl Cloud {
             }
             Some(_) => {
                 self.ips.addresses.remove(&address);
+                self.ips.routes.remove(&address);
                 self.ips.owners.remove(owner);
                 Ok(())
             }
@@ -120,6 +131,12 @@ impl Cloud {
         if let Some(status) = self.ips.addresses.get_mut(&address) {
             status.holder = to.cloned();
             self.truth.note(now, Fact::AddressMoved { address, to: to.cloned() });
+        }
+        let takes = self.draw(self.profile.address_ms, &address.to_string(), now.micros());
+        if takes == 0 {
+            self.ips.settle(address);
+        } else {
+            self.agenda.push(now.plus_millis(takes), Due::Route(address));
         }
     }
 }

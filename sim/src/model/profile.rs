@@ -19,6 +19,15 @@ pub struct Profile {
     pub volumes: VolumeProfile,
     /// The most addresses one node takes.
     pub addresses_per_node: Option<u32>,
+    /// From the assignment of an address until packets go to its new holder.
+    #[serde(default)]
+    pub address_ms: Span,
+    /// From the change of a name until those who ask are told of it.
+    #[serde(default)]
+    pub name_ms: Span,
+    /// How many calls are taken, by the name of a table in `data/limits.toml`; none: any number.
+    #[serde(default)]
+    pub limits: Option<String>,
     /// The names' time to live, which clients keep to.
     pub ttl_ms: u64,
     /// Who proves the death of nodes.
@@ -113,6 +122,9 @@ impl Profile {
                 detach_ms: (0, 0),
             },
             addresses_per_node: None,
+            address_ms: (0, 0),
+            name_ms: (0, 0),
+            limits: None,
             ttl_ms: 5_000,
             prover: ProverKind::Kernel,
             lease_margin_ms: None,
@@ -137,6 +149,9 @@ impl Profile {
                 detach_ms: (1_000, 7_000),
             },
             addresses_per_node: Some(14),
+            address_ms: (100, 3_000),
+            name_ms: (200, 20_000),
+            limits: Some("aws".to_owned()),
             ttl_ms: 5_000,
             prover: ProverKind::Cloud(4_000),
             lease_margin_ms: None,

@@ -73,7 +73,7 @@ impl StoreModel {
         Page { items, more: under.next().is_some() }
     }
 
-    /// How many changes there were.
+    /// How often anything was changed.
     pub fn changes(&self) -> u64 {
         self.writes
     }

@@ -68,6 +68,8 @@ pub enum Fact {
     Scripted { text: String },
     /// From now on everything is repaired.
     Healing,
+    /// What is wanted cannot be reached, which was declared and is so.
+    Blocked { text: String },
 }
 
 /// What really happened, in order.

@@ -10,6 +10,7 @@ use steadfast_core::ids::{
 };
 use steadfast_core::volume::{Attachment, VolumeSpec, VolumeStatus};
 
+use super::troubles::Trouble;
 use super::{Cloud, Due, Fact};
 use crate::time::Time;
 
@@ -41,7 +42,7 @@ pub struct Volume {
     /// What lies on it.
     pub disk: Disk,
     /// How often it was attached or detached.
-    moves: u64,
+    pub(super) moves: u64,
 }
 
 /// Who holds the lock of a volume.
@@ -219,16 +220,19 @@ impl Cloud {
         volume.moves += 1;
         let moves = volume.moves;
         let takes = self.draw(span, id.as_str(), moves);
-        if takes == 0 {
-            self.finish_volume(now, id);
+        let stuck = self.trouble_of(Trouble::Stuck, id, now);
+        if takes == 0 && stuck.is_none() {
+            self.finish_volume(now, id, moves);
         } else {
-            self.agenda.push(now.plus_millis(takes), Due::Volume(id.clone()));
+            let done = now.plus_millis(takes).max(stuck.unwrap_or(now));
+            self.agenda.push(done, Due::Volume(id.clone(), moves));
         }
     }
 
-    pub(super) fn finish_volume(&mut self, now: Time, id: &VolumeId) {
+    pub(super) fn finish_volume(&mut self, now: Time, id: &VolumeId, moves: u64) {
         let busy = self.profile.volumes.detach_waits_for_use && self.is_locked(id);
-        let Some(volume) = self.volumes.volumes.get_mut(id) else { return };
+        let found = self.volumes.volumes.get_mut(id).filter(|volume| volume.moves == moves);
+        let Some(volume) = found else { return };
         match &volume.status.attachment {
             Attachment::Attaching(node) => {
                 let node = node.clone();
@@ -279,10 +283,15 @@ impl Cloud {
         for key in freed {
             self.volumes.locks.remove(&key);
             let id = key.0;
-            let moving = self.volumes.volumes.get(&id).map(|volume| &volume.status.attachment);
-            if matches!(moving, Some(Attachment::Detaching(_))) {
+            let detaching = self
+                .volumes
+                .volumes
+                .get(&id)
+                .filter(|volume| matches!(volume.status.attachment, Attachment::Detaching(_)));
+            if let Some(moves) = detaching.map(|volume| volume.moves) {
                 let takes = self.draw(self.profile.volumes.detach_ms, id.as_str(), now.micros());
-                self.agenda.push(now.plus_millis(takes), Due::Volume(id.clone()));
+                let stuck = self.trouble_of(Trouble::Stuck, &id, now).unwrap_or(now);
+                self.agenda.push(now.plus_millis(takes).max(stuck), Due::Volume(id.clone(), moves));
             }
             self.lock_freed(now, &id);
         }

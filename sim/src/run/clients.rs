@@ -32,12 +32,26 @@ struct Client {
 /// So many writes of one client are told apart from another's.
 const STRIDE: u64 = 1_000_000;
 
+fn name_of(index: u32, service: &str) -> String {
+    format!("client {index} of {service}")
+}
+
+/// Where the numbers begin that a client of a service writes.
+pub fn first_write(index: u32, service: &str) -> u64 {
+    (hash::of_text(&name_of(index, service)) % 1_000_000) * STRIDE
+}
+
+/// Which client wrote a number: the same for all of one's.
+pub fn client_of(write: u64) -> u64 {
+    write / STRIDE
+}
+
 /// Starts the clients of a service.
 pub(super) fn start(fleet: &Arc<Fleet>, scenario: &Scenario, file: &ServiceFile) -> Result<(), String> {
     let name = fleet.client_name(file).ok_or("the service has no name")?;
     for index in 0..scenario.clients.per_service {
         let world = fleet.world().clone();
-        let text = format!("client {index} of {}", file.name);
+        let text = name_of(index, &file.name);
         let process = world.exec().process(&text);
         let label = hash::of_text(&text);
         let client = Client {
@@ -48,7 +62,7 @@ pub(super) fn start(fleet: &Arc<Fleet>, scenario: &Scenario, file: &ServiceFile)
             cache: None,
             connection: None,
             turn: 0,
-            written: (label % 1_000_000) * STRIDE,
+            written: first_write(index, &file.name),
             world: world.clone(),
         };
         world.exec().spawn(process, "client", Box::pin(client.run()));
@@ -115,6 +129,7 @@ impl Client {
         if self.cache.as_ref().is_none_or(|(until, _)| now >= *until) {
             let found = self.fleet.upgrade()?.resolve(&self.name);
             let ttl = self.world.look(|state| state.cloud.profile.ttl_ms);
+            let ttl = self.clients.cache_ms.unwrap_or(ttl);
             self.cache = (!found.is_empty()).then(|| (now.plus_millis(ttl), found));
         }
         let (_, addresses) = self.cache.as_ref()?;

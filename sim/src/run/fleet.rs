@@ -12,7 +12,7 @@ use steadfast_agent::seams::NoSecrets;
 use steadfast_core::backends::Backends;
 use steadfast_core::control::{Control, ControlError, ControlResult, Guard};
 use steadfast_core::controller::Controller;
-use steadfast_core::ids::{NodeName, ServerId, ServiceName};
+use steadfast_core::ids::{NodeName, ServerId, ServiceName, ZoneName};
 use steadfast_core::layer::{CallCounters, StackOptions, stack};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::DomainName;
@@ -45,6 +45,10 @@ pub struct Fleet {
 struct State {
     agents: BTreeMap<NodeName, ProcessId>,
     servers: BTreeMap<u32, (ProcessId, Control)>,
+    /// The servers' clocks, which outlive them.
+    clocks: BTreeMap<u32, MachineClock>,
+    /// How many machines there were.
+    nodes: u32,
     programs: BTreeMap<ProcessId, usize>,
     asked: u32,
     over: bool,
@@ -121,8 +125,7 @@ impl Fleet {
     pub fn start_server(self: &Arc<Self>, index: u32) {
         let name = format!("s{}", index + 1);
         let process = self.world.exec().process(format!("{name} at {}", self.world.now()));
-        let skew = self.scenario.clocks.get(&name).copied().unwrap_or_default();
-        let clock = MachineClock::new(self.world.exec().clone(), skew);
+        let clock = self.server_clock(index, &name);
         let env = env::environment(self.world.exec(), process, &clock, self.world.seed());
         let actor = format!("server@{name}");
         let caller = Caller::new(self.world.clone(), process, &actor, None);
@@ -251,6 +254,55 @@ impl Fleet {
         }
     }
 
+    fn server_clock(&self, index: u32, name: &str) -> MachineClock {
+        let skew = self.scenario.clocks.get(name).copied().unwrap_or_default();
+        let exec = self.world.exec().clone();
+        self.state().clocks.entry(index).or_insert_with(|| MachineClock::new(exec, skew)).clone()
+    }
+
+    /// Sets a server's wall clock forward or back.
+    pub fn jump_server_clock(&self, index: u32, by_ms: i64) {
+        if let Some(clock) = self.state().clocks.get(&index) {
+            clock.jump(by_ms);
+        }
+    }
+
+    /// Lets every agent stand still for a while.
+    pub fn pause_all_agents(&self, for_ms: u64) {
+        let agents: Vec<ProcessId> = self.state().agents.values().copied().collect();
+        for agent in agents {
+            self.world.pause(agent, for_ms);
+        }
+    }
+
+    /// Ends a node's agent for good: nobody starts it again.
+    pub fn end_agent(&self, node: &NodeName) {
+        let agent = self.state().agents.remove(node);
+        if let Some(process) = agent {
+            self.world.exec().kill(process);
+            self.world.act(|cloud, now| {
+                cloud.truth.note(now, Fact::ProcessDown { actor: format!("agent@{node}") });
+                if let Some(host) = cloud.hosts.get_mut(node) {
+                    host.agent = false;
+                }
+            });
+        }
+    }
+
+    /// Starts a machine more, in a zone.
+    pub fn add_node(self: &Arc<Self>, zone: ZoneName) {
+        let index = {
+            let mut state = self.state();
+            state.nodes += 1;
+            self.scenario.nodes + state.nodes - 1
+        };
+        let Ok(node) = self.scenario.node(index) else { return };
+        let skew = self.scenario.clocks.get(node.as_str()).copied().unwrap_or_default();
+        let clock = MachineClock::new(self.world.exec().clone(), skew);
+        self.world.act(|cloud, now| cloud.add_host(now, &node, zone, clock));
+        self.start_agent(&node);
+    }
+
     /// Switches a node off.
     pub fn stop_node(&self, node: &NodeName) {
         let agent = self.state().agents.remove(node);
@@ -277,6 +329,19 @@ impl Fleet {
         });
         for node in off.iter().filter(|node| !but.iter().any(|name| name == node.as_str())) {
             self.start_node(node);
+        }
+    }
+
+    /// Starts the agents of machines that run without one and that nobody is about to start.
+    pub fn start_missing_agents(self: &Arc<Self>) {
+        let running: Vec<NodeName> = self.world.look(|state| {
+            let running = state.cloud.hosts.all().filter(|(_, host)| host.running && !host.agent);
+            running.map(|(node, _)| node.clone()).collect()
+        });
+        for node in running {
+            if self.agent(&node).is_none() {
+                self.start_agent(&node);
+            }
         }
     }
 
@@ -387,7 +452,7 @@ impl Fleet {
     /// The addresses clients find, in order.
     pub fn resolve(&self, name: &DomainName) -> Vec<IpAddr> {
         use steadfast_core::registry::{RecordKind, RecordSet};
-        match self.world.look(|state| state.cloud.dns.resolve(name, RecordKind::Addresses)) {
+        match self.world.look(|state| state.cloud.dns.served(name, RecordKind::Addresses)) {
             Some(RecordSet::Addresses(set)) => set.into_iter().collect(),
             Some(RecordSet::Services(_)) | None => Vec::new(),
         }

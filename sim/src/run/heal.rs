@@ -6,10 +6,13 @@ use std::sync::Arc;
 use steadfast_core::ids::MemberName;
 use steadfast_core::model::Role;
 
+use super::bound;
+use super::declared;
 use super::fleet::Fleet;
 use super::outcome::Timings;
 use super::scenario::{Scenario, ServiceFile};
 use super::script::Action;
+use super::trouble;
 use crate::invariant::Judge;
 use crate::model::host::Cut;
 use crate::model::{Cloud, Fact};
@@ -23,8 +26,14 @@ pub(super) fn heal(fleet: &Arc<Fleet>, scenario: &Scenario) {
     world.act(|cloud, now| cloud.truth.note(now, Fact::Healing));
     let nodes: Vec<_> =
         world.look(|state| state.cloud.hosts.all().map(|(node, host)| (node.clone(), host.paused)).collect());
+    world.act(|cloud, now| {
+        cloud.limits.lift();
+        cloud.servers_cut.clear();
+        cloud.repair(now);
+    });
     for (node, paused) in nodes {
         fleet.cut_node(&node, Cut::default());
+        trouble::set_cut(world, &node, scenario.heal.cut.get(node.as_str()).copied());
         if paused {
             world.act(|cloud, now| cloud.pause_host(now, &node, false));
         }
@@ -37,15 +46,32 @@ pub(super) fn heal(fleet: &Arc<Fleet>, scenario: &Scenario) {
             world.exec().resume(server);
         }
     }
-    fleet.start_all_nodes(&scenario.heal.dead);
+    let mut dead = scenario.heal.dead.clone();
+    dead.extend(world.look(|state| {
+        let in_zone = state
+            .cloud
+            .hosts
+            .all()
+            .filter(|(_, host)| scenario.heal.dead_zones.iter().any(|zone| zone == host.zone.as_str()));
+        in_zone.map(|(node, _)| node.to_string()).collect::<Vec<_>>()
+    }));
+    for node in dead.iter().filter_map(|name| name.parse().ok()) {
+        if scenario.heal.dead_zones.is_empty() {
+            continue;
+        }
+        fleet.stop_node(&node);
+    }
+    fleet.start_all_nodes(&dead);
+    fleet.start_missing_agents();
 }
 
-/// Waits for the desired state, within its bound, and sees that it stays.
+/// Waits for the desired state, within its bound, and sees that it stays, without a change being made again and
+/// again. What cannot be reached has to be declared, with a reason that is true.
 pub(super) fn settle(world: &World, judge: &mut Judge, scenario: &Scenario, timings: &mut Timings) {
     const STEP_MS: u64 = 500;
     let begun = world.now();
-    let bound = begun.plus_millis(scenario.heal.within_ms);
-    let mut good_since: Option<Time> = None;
+    let bound = begun.plus_millis(bound::of(scenario));
+    let mut good_since: Option<(Time, Changes)> = None;
     let mut why = String::new();
     while world.now() < bound.plus_millis(scenario.heal.stable_ms) {
         super::advance(world, judge, scenario, world.now().plus_millis(STEP_MS));
@@ -55,8 +81,11 @@ pub(super) fn settle(world: &World, judge: &mut Judge, scenario: &Scenario, timi
         let now = world.now();
         match world.look(|state| as_desired(&state.cloud, scenario, now)) {
             Ok(()) => {
-                let since = *good_since.get_or_insert(now);
-                if now.since(since).as_millis() >= u128::from(scenario.heal.stable_ms) {
+                let (since, before) = good_since.get_or_insert_with(|| (now, Changes::so_far(world)));
+                if now.since(*since).as_millis() >= u128::from(scenario.heal.stable_ms) {
+                    if let Some(text) = before.again_and_again(world, scenario.heal.stable_ms) {
+                        judge.violated(now, "L1", text);
+                    }
                     timings.healed_ms =
                         Some(u64::try_from(since.since(begun).as_millis()).unwrap_or(u64::MAX));
                     return;
@@ -73,7 +102,53 @@ pub(super) fn settle(world: &World, judge: &mut Judge, scenario: &Scenario, timi
             break;
         }
     }
-    judge.violated(world.now(), "L1", format!("what is wanted was not reached, or did not last: {why}"));
+    match world.look(|state| declared::why_not(state, scenario, world.now())) {
+        Ok(text) => world.act(|cloud, now| cloud.truth.note(now, Fact::Blocked { text })),
+        Err(told) => {
+            let text = format!("what is wanted was not reached, or did not last: {why}; {told}");
+            judge.violated(world.now(), "L1", text);
+        }
+    }
+}
+
+/// How many changes each call site has asked for.
+struct Changes(Vec<u32>);
+
+impl Changes {
+    fn so_far(world: &World) -> Self {
+        Changes(world.look(|state| state.sites.all().iter().map(|site| site.calls).collect()))
+    }
+
+    /// The call site that goes on changing things although all is as it shall be, if there is one.
+    fn again_and_again(&self, world: &World, for_ms: u64) -> Option<String> {
+        // What is left to be written down takes a few; what is confirmed from time to time some more.
+        let allowed = 4 + u32::try_from(for_ms / 10_000).unwrap_or(u32::MAX);
+        world.look(|state| {
+            let sites = state.sites.all().iter().enumerate();
+            let mut changing = sites.filter(|(_, site)| site.writes && is_ours(site) && !is_heartbeat(site));
+            changing.find_map(|(index, site)| {
+                let since = site.calls - self.0.get(index).copied().unwrap_or(0);
+                (since > allowed).then(|| {
+                    format!(
+                        "all is as it shall be, and {} was asked {since} more times",
+                        site.key(site.calls)
+                    )
+                })
+            })
+        })
+    }
+}
+
+/// What programs of one's own change is for rules of one's own.
+fn is_ours(site: &crate::key::Site) -> bool {
+    site.actor.starts_with("server@") || site.actor.starts_with("agent@")
+}
+
+/// Leases are renewed for ever.
+fn is_heartbeat(site: &crate::key::Site) -> bool {
+    let lease = ["nodes/", "servers/", "leases/"];
+    site.operation == "guards.extend_lease"
+        || (site.operation == "metadata.put" && lease.iter().any(|kind| site.resource.starts_with(kind)))
 }
 
 /// Whether every service is as it is wanted, by what really runs.

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use steadfast_core::ids::{NodeName, ZoneName};
 
 use super::pace::Pace;
-use super::script::{Action, Scripted, Target};
+use super::script::{Action, Scripted, Target, Triggered};
 use crate::env::ClockSkew;
 use crate::fault::Plan;
+use crate::key::Key;
 use crate::model::Profile;
+use crate::model::host::Way;
 
 /// A run, from beginning to end. The same scenario gives the same trace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Scenario {
     /// What happens to the environment, and what users ask.
     #[serde(default)]
     pub script: Vec<Scripted>,
+    /// What happens when a call is made.
+    #[serde(default)]
+    pub triggers: Vec<Triggered>,
     /// What goes wrong with calls.
     #[serde(default)]
     pub plan: Plan,
@@ -93,6 +98,9 @@ pub struct Clients {
     pub every_ms: u64,
     /// How long it waits for a write to be confirmed, in milliseconds.
     pub patience_ms: u64,
+    /// How long it keeps what it was told of a name, in milliseconds; none: as long as the name's time to live.
+    #[serde(default)]
+    pub cache_ms: Option<u64>,
 }
 
 /// What comes after the storm: everything is repaired, and the desired state has to be reached and kept.
@@ -101,7 +109,15 @@ pub struct HealPhase {
     /// Nodes that stay off for ever.
     #[serde(default)]
     pub dead: Vec<String>,
-    /// How long it may take, in milliseconds.
+    /// Zones whose nodes are off for ever from the end of the storm on.
+    #[serde(default)]
+    pub dead_zones: Vec<String>,
+    /// Nodes that stay cut off for ever, in one direction or both, and run on.
+    #[serde(default)]
+    pub cut: BTreeMap<String, Way>,
+    /// How long it may take, in milliseconds; 0: as long as follows from the scenario's timers, its profile's
+    /// durations, and what its faults may leave behind.
+    #[serde(default)]
     pub within_ms: u64,
     /// How long it has to stay so, in milliseconds.
     pub stable_ms: u64,
@@ -130,12 +146,19 @@ impl Scenario {
                 more,
             }],
             pace: Pace::default(),
-            clients: Clients { per_service: 1, every_ms: 1_000, patience_ms: 5_000 },
+            clients: Clients { per_service: 1, every_ms: 1_000, patience_ms: 5_000, cache_ms: None },
             script: Vec::new(),
+            triggers: Vec::new(),
             plan: Plan::default(),
             restart_ms: 1_000,
             storm_ms: 60_000,
-            heal: HealPhase { dead: Vec::new(), within_ms: 300_000, stable_ms: 30_000 },
+            heal: HealPhase {
+                dead: Vec::new(),
+                dead_zones: Vec::new(),
+                cut: BTreeMap::new(),
+                within_ms: 0,
+                stable_ms: 30_000,
+            },
             all_violations: false,
         }
     }
@@ -154,6 +177,13 @@ impl Scenario {
     #[must_use]
     pub fn at(mut self, at_ms: u64, action: Action) -> Self {
         self.script.push(Scripted { at_ms, action });
+        self
+    }
+
+    /// With something that happens when a call is made, before it is on its way.
+    #[must_use]
+    pub fn when(mut self, key: Key, action: Action) -> Self {
+        self.triggers.push(Triggered { key, action });
         self
     }
 

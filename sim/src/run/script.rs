@@ -7,8 +7,11 @@ use steadfast_core::ids::NodeName;
 
 use super::fleet::Fleet;
 use super::scenario::{Scenario, ServiceFile};
+use super::trouble;
+use crate::key::Key;
 use crate::model::engine::Doing;
-use crate::model::host::Cut;
+use crate::model::host::{Cut, Way};
+use crate::model::troubles::Trouble;
 use crate::model::{Cloud, Fact};
 use crate::time::Time;
 
@@ -17,6 +20,15 @@ use crate::time::Time;
 pub struct Scripted {
     /// When, in milliseconds.
     pub at_ms: u64,
+    /// What.
+    pub action: Action,
+}
+
+/// Something that happens when a call is made: before it is on its way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Triggered {
+    /// The call.
+    pub key: Key,
     /// What.
     pub action: Action,
 }
@@ -61,6 +73,32 @@ pub enum Action {
     Outage(String, u64),
     /// A machine's wall clock is set forward or back.
     JumpClock(Target, i64),
+    /// A machine is cut off from the store and the clouds' interfaces, one way or both, for so long.
+    CutWay(Target, Way, u64),
+    /// A server is cut off, one way or both, for so long.
+    CutServer(u32, Way, u64),
+    /// A machine is asked to shut down and hangs: its agent is gone, what else runs on it runs on for so long.
+    ShutDownSlowly(Target, u64),
+    /// A machine is switched off, and on again after so long.
+    RebootNode(Target, u64),
+    /// A machine is gone for good, and its group starts another one in its zone after so long.
+    ReplaceNode(Target, u64),
+    /// Every agent stands still for so long: past their leases, these all end at once.
+    PauseAllAgents(u64),
+    /// A server's wall clock is set forward or back.
+    JumpServerClock(u32, i64),
+    /// The disk of a member answers nothing for so long.
+    HangDisk(String, u64),
+    /// The disk of a member is full for so long.
+    FillDisk(String, u64),
+    /// The volumes of a member finish neither attaching nor detaching for so long; 0: until all is repaired.
+    StickVolume(String, u64),
+    /// A contract takes only so many calls a second for so long; the rest is refused for its rate.
+    Throttle(String, u64, u64),
+    /// The orchestrator gives a member to a second node as well.
+    ScheduleTwice(String, String),
+    /// A record, named by what comes after the cluster (`services/orders`), cannot be understood for so long.
+    Poison(String, u64),
     /// A user applies a service file.
     Apply(ServiceFile),
     /// A user asks for an operation (`stop`, `start`, `restart`, `delete`, `undelete`) on a service.
@@ -75,6 +113,11 @@ pub(super) fn schedule(fleet: &Arc<Fleet>, scenario: &Scenario) {
         let (fleet, action) = (Arc::clone(fleet), action.clone());
         let exec = fleet.world().exec().clone();
         exec.at(Time::from_millis(*at_ms), move || act(&fleet, &action));
+    }
+    for Triggered { key, action } in &scenario.triggers {
+        let (fleet, action) = (Arc::clone(fleet), action.clone());
+        let world = fleet.world().clone();
+        world.when(key, move || act(&fleet, &action));
     }
 }
 
@@ -165,6 +208,39 @@ pub(super) fn act(fleet: &Arc<Fleet>, action: &Action) {
                 });
             }
         }
+        Action::CutWay(target, way, for_ms) => {
+            if let Some(node) = node(target) {
+                trouble::cut_node(fleet, &node, *way, *for_ms);
+            }
+        }
+        Action::CutServer(index, way, for_ms) => trouble::cut_server(fleet, *index, *way, *for_ms),
+        Action::ShutDownSlowly(target, for_ms) => {
+            if let Some(node) = node(target) {
+                fleet.end_agent(&node);
+                later(*for_ms, Action::StopNode(Target::Node(node.to_string())));
+            }
+        }
+        Action::RebootNode(target, for_ms) => {
+            if let Some(node) = node(target) {
+                fleet.stop_node(&node);
+                later(*for_ms, Action::StartNode(Target::Node(node.to_string())));
+            }
+        }
+        Action::ReplaceNode(target, after_ms) => {
+            if let Some(node) = node(target) {
+                trouble::replace_node(fleet, &node, *after_ms);
+            }
+        }
+        Action::PauseAllAgents(for_ms) => fleet.pause_all_agents(*for_ms),
+        Action::JumpServerClock(index, by_ms) => fleet.jump_server_clock(*index, *by_ms),
+        Action::HangDisk(member, for_ms) => trouble::begin(&world, Trouble::Hung, member, *for_ms),
+        Action::FillDisk(member, for_ms) => trouble::begin(&world, Trouble::Full, member, *for_ms),
+        Action::StickVolume(member, for_ms) => trouble::begin(&world, Trouble::Stuck, member, *for_ms),
+        Action::Throttle(contract, per_second, for_ms) => world.act(|cloud, now| {
+            cloud.limits.limit(contract, *per_second, *per_second, now, now.plus_millis(*for_ms));
+        }),
+        Action::ScheduleTwice(member, node) => trouble::schedule_twice(&world, member, node),
+        Action::Poison(key, for_ms) => trouble::poison(&world, key, *for_ms),
         Action::Apply(file) => fleet.apply(file),
         Action::Ask(operation, service) => fleet.ask(operation, service),
         Action::ConfirmDead(target) => {

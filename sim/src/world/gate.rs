@@ -12,6 +12,7 @@ use super::{Answer, Ask, Earlier, State, World};
 use crate::exec::ProcessId;
 use crate::fault::Fault;
 use crate::hash;
+use crate::model::host::Way;
 use crate::model::{Cloud, Fact};
 use crate::time::Time;
 use crate::trace::{Entry, FACT, Stage};
@@ -60,11 +61,31 @@ impl Caller {
         &self.actor
     }
 
+    /// Which way it is cut off.
+    fn cut(&self, state: &State) -> Option<Way> {
+        match &self.machine {
+            None => state.cloud.servers_cut.get(&*self.actor).copied(),
+            Some(machine) => {
+                let host = state.cloud.hosts.get(machine)?;
+                if host.cut.control { Some(Way::Both) } else { host.one_way }
+            }
+        }
+    }
+
+    /// Whether its machine is off: what was on its way within it is gone.
+    fn is_off(&self, state: &State) -> bool {
+        let machine = self.machine.as_ref().and_then(|machine| state.cloud.hosts.get(machine));
+        machine.is_some_and(|host| !host.running)
+    }
+
+    /// Whether nothing comes from it.
+    fn is_mute(&self, state: &State) -> bool {
+        self.cut(state).is_some_and(Way::loses_requests)
+    }
+
+    /// Whether nothing comes to it.
     pub(super) fn is_cut(&self, state: &State) -> bool {
-        self.machine
-            .as_ref()
-            .and_then(|machine| state.cloud.hosts.get(machine))
-            .is_some_and(|h| h.cut.control)
+        self.cut(state).is_some_and(Way::loses_answers)
     }
 
     /// Makes a call: it travels, takes effect, and its answer travels back; or it goes wrong.
@@ -80,6 +101,7 @@ impl Caller {
         effect: impl Fn(&mut Cloud, Time) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let asked = self.ask(ask);
+        self.world.pull_trigger(asked.label, asked.nth);
         let mut ways = asked.ways;
         match asked.fault {
             Some(Fault::CrashBefore) => {
@@ -164,7 +186,7 @@ impl Caller {
         let now = self.world.now();
         let mut guard = self.world.state();
         let state = &mut *guard;
-        if !local && self.is_cut(state) {
+        if if local { self.is_off(state) } else { self.is_mute(state) } {
             return;
         }
         let contract = operation.split_once('.').map_or(operation, |(contract, _)| contract);
@@ -174,6 +196,9 @@ impl Caller {
             Some(Fault::Unavailable) => Err(refuse(ErrorKind::Unavailable)),
             _ if state.outages.get(contract).is_some_and(|until| now < *until) => {
                 Err(refuse(ErrorKind::Unavailable))
+            }
+            _ if !local && state.cloud.limits.refuses(operation, now).is_some() => {
+                Err(refuse(ErrorKind::Throttled))
             }
             _ => effect(&mut state.cloud, now),
         };
