@@ -339,10 +339,7 @@ impl MemberTask {
                 }
                 Some(Duration::from_millis(10))
             }
-            Step::Kill { why, engine_failed } => {
-                self.kill(why, engine_failed).await;
-                Some(Duration::ZERO)
-            }
+            Step::Kill { why, engine_failed } => Some(self.kill(why, engine_failed).await),
             Step::Release => Some(self.release().await),
             Step::Forget => {
                 if let Err(error) = self.parts().guards.forget(&self.name).await {

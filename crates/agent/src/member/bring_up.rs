@@ -13,6 +13,7 @@ use steadfast_core::workflow::claim::ClaimProgress;
 
 use super::data::{self, DataStep, DataView, wanted_role};
 use super::decide::Wanted;
+use super::observe::silent_disk;
 use super::{Known, MemberTask, Records, reason_of};
 use crate::guard::{GuardSpec, LogSpec};
 use crate::host::{MountedVolume, Outcome, PrepareJob, VolumeFacts};
@@ -198,7 +199,8 @@ impl MemberTask {
         let parts = self.parts();
         let mut found: Vec<(MountedVolume, VolumeFacts)> = Vec::new();
         for volume in &setting.volumes {
-            let facts = parts.host.volume(volume).await.map_err(|(reason, message)| Held {
+            let looked = parts.env.timeout(parts.config.timers.answer, parts.host.volume(volume)).await;
+            let facts = looked.unwrap_or_else(|| Err(silent_disk())).map_err(|(reason, message)| Held {
                 reason,
                 message,
                 soon: false,

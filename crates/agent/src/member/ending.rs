@@ -56,7 +56,8 @@ impl MemberTask {
         }
     }
 
-    pub(super) async fn kill(&mut self, why: String, engine_failed: bool) {
+    /// Kills guard and engine; gives how long to wait before the next pass.
+    pub(super) async fn kill(&mut self, why: String, engine_failed: bool) -> Duration {
         let now = self.now();
         let timers = self.parts().config.timers;
         tracing::warn!(member = %self.name, %why, "guard and engine are killed");
@@ -67,8 +68,14 @@ impl MemberTask {
                     self.restarts.ended(now, &timers);
                 }
                 self.record(MemberPhase::Starting, Some((Reason::EngineUnhealthy, why))).await;
+                Duration::ZERO
             }
-            Err(error) => self.block_on(&error),
+            Err(error) => {
+                // A process in a system call that does not end, for example: whatever it is, it does not serve.
+                self.status.ready = false;
+                self.block_on(&error);
+                timers.look
+            }
         }
     }
 

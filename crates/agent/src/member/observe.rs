@@ -201,7 +201,8 @@ impl MemberTask {
 
     async fn look_at_disks(&mut self) -> Option<(Reason, String)> {
         let now = self.now();
-        let host = Arc::clone(&self.parts().host);
+        let (host, env) = (Arc::clone(&self.parts().host), self.parts().env.clone());
+        let patience = self.parts().config.timers.answer;
         let live = self.live.as_mut()?;
         if let Some((at, found)) = &live.disk
             && now.since(*at) < LOOK_AT_DISKS
@@ -210,11 +211,18 @@ impl MemberTask {
         }
         let mut found = None;
         for volume in &live.volumes {
-            found = found.or(host.disk(&volume.folder).await);
+            // A disk that hangs keeps whoever looks at it for ever; users have to be told all the same.
+            let seen = env.timeout(patience, host.disk(&volume.folder)).await;
+            found = found.or(seen.unwrap_or_else(|| Some(silent_disk())));
         }
         live.disk = Some((now, found.clone()));
         found
     }
+}
+
+/// What is said of a disk that does not answer.
+pub(super) fn silent_disk() -> (Reason, String) {
+    (Reason::IoError, "its disk does not answer".to_owned())
 }
 
 /// Whether the engine is in a role, by its own word.
