@@ -1,9 +1,13 @@
 //! The command line: what can be said, and who does it. Verbs are in files of their own.
 
+mod doctor;
 mod enumerate;
 mod exit;
+mod explain;
+mod failures;
 mod output;
 mod replay;
+mod run;
 mod shrink;
 
 use std::path::PathBuf;
@@ -52,12 +56,18 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Search at random, with feedback, for so long
+    Run(run::RunArgs),
     /// Give every call of every workflow every fault that can befall it, one after another
     Enumerate(enumerate::EnumerateArgs),
     /// Carry plans out and compare with what they expect
     Replay(replay::ReplayArgs),
     /// Find the smallest plan that still breaks the same rule
     Shrink(shrink::ShrinkArgs),
+    /// Tell what happens in a run, and what the last fault of its plan changes
+    Explain(explain::ExplainArgs),
+    /// Repeat cases on fresh threads and in two processes, and find the first event that differs
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Runs the command line of this process.
@@ -71,6 +81,9 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let done = match &cli.verb {
+        Verb::Run(args) => run::run(&cli.global, args),
+        Verb::Explain(args) => explain::explain(&cli.global, args),
+        Verb::Doctor(args) => doctor::doctor(&cli.global, args),
         Verb::Enumerate(args) => enumerate::enumerate(&cli.global, args),
         Verb::Replay(args) => replay::replay(&cli.global, args),
         Verb::Shrink(args) => shrink::shrink(&cli.global, args),
@@ -79,7 +92,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// A duration as people write it: `90s`, `5m`, `1h`, `500ms`.
-fn duration(text: &str) -> std::result::Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().map_err(|_| "write it like 60s or 5m".to_owned())?;

@@ -24,6 +24,7 @@ pub mod invariant;
 pub mod key;
 pub mod model;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod search;
 pub mod time;

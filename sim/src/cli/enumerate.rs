@@ -1,13 +1,16 @@
 //! `enumerate`.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use steadfast_sim::plan::{Expected, PlanFile};
 use steadfast_sim::run::run;
-use steadfast_sim::search::enumerate::{self as search, Failure as Broken, Options, Report};
+use steadfast_sim::search::Case;
+use steadfast_sim::search::enumerate::{self as search, Difference, Failure as Broken, Options, Report};
+use steadfast_sim::search::sites::Folded;
 
 use super::exit::{Exit, Result};
-use super::{Global, duration, output};
+use super::{Global, duration, failures, output};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct EnumerateArgs {
@@ -29,6 +32,9 @@ pub(crate) struct EnumerateArgs {
     /// How long it may take
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     budget: Option<Duration>,
+    /// Keep the shrunk plans of what breaks in this folder
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
 }
 
 pub(crate) fn enumerate(global: &Global, args: &EnumerateArgs) -> Result<Exit> {
@@ -43,26 +49,31 @@ pub(crate) fn enumerate(global: &Global, args: &EnumerateArgs) -> Result<Exit> {
         budget: args.budget,
     };
     let report = search::enumerate(&options, &run)?;
+    let shrunk = failures::shrink(&distinct(&report.failures));
     output::result(global.output, &text(&report), &report)?;
-    let exit = match &report {
+    failures::junit(global, "enumerate", &shrunk, report.runs, report.elapsed)?;
+    failures::keep(args.save.as_deref(), &shrunk)?;
+    failures::tell(&shrunk);
+    Ok(match &report {
         report if report.is_good() => Exit::Done,
-        Report { failures, uncovered, inert, .. }
-            if failures.is_empty() && uncovered.is_empty() && inert.is_empty() =>
+        Report { failures, uncovered, inert, never, .. }
+            if failures.is_empty() && uncovered.is_empty() && inert.is_empty() && never.is_empty() =>
         {
             Exit::TimedOut
         }
         _ => Exit::Error,
-    };
-    if let Some(failure) = report.failures.first() {
-        output::line(&format!("replay: {}", plan_of(failure).command()));
-    }
-    Ok(exit)
+    })
 }
 
-/// The plan of a failure.
-pub(crate) fn plan_of(broken: &Broken) -> PlanFile {
-    let rule = broken.violation.rule.clone();
-    PlanFile::new(&broken.violation.text, broken.case.clone(), Expected::Violates(rule), 0)
+/// One failure for each rule, scenario and call.
+fn distinct(failures: &[Broken]) -> Vec<Broken> {
+    let mut seen = BTreeSet::new();
+    let place = |broken: &Broken| {
+        let sites: Vec<String> =
+            broken.case.faults.iter().map(|planned| Folded::of_key(&planned.at).to_string()).collect();
+        (broken.violation.rule.clone(), broken.case.scenario.clone(), sites)
+    };
+    failures.iter().filter(|broken| seen.insert(place(broken))).cloned().collect()
 }
 
 fn text(report: &Report) -> String {
@@ -72,35 +83,33 @@ fn text(report: &Report) -> String {
          {runs} runs in {:.1} s\n",
         elapsed.as_secs_f64()
     );
-    for (class, count) in &report.classes {
-        text.push_str(&format!(
-            "  {class:?}: befell {} calls, made a difference to {}\n",
-            count.fired, count.changed
-        ));
-    }
-    for class in &report.inert {
-        text.push_str(&format!(
-            "INERT {class:?}: it never made a difference, so nothing was tested with it\n"
-        ));
-    }
+    text.push_str(&failures::classes(&report.classes, &report.inert, &report.never));
     for site in &report.uncovered {
         text.push_str(&format!("UNCOVERED {site}: a run came by it, and it was never enumerated\n"));
     }
     if *left > 0 {
         text.push_str(&format!("{left} runs are left: the budget was spent first\n"));
     }
-    for Broken { case, violation } in &report.failures {
-        let faults: Vec<String> =
-            case.faults.iter().map(|planned| format!("{:?} at {}", planned.fault, planned.at)).collect();
-        let Broken { case, .. } = &Broken { case: case.clone(), violation: violation.clone() };
-        text.push_str(&format!(
-            "BROKEN {} {} {}: {} [{}]\n",
-            violation.rule,
-            case.scenario,
-            case.profile,
-            violation.text,
-            faults.join("; ")
-        ));
+    if !report.differences.is_empty() {
+        let mut kinds: BTreeMap<&str, (usize, &Case)> = BTreeMap::new();
+        for Difference { case, told } in &report.differences {
+            for told in told {
+                kinds.entry(told).or_insert((0, case)).0 += 1;
+            }
+        }
+        text.push_str(&format!("{} runs end otherwise than without faults:\n", report.differences.len()));
+        for (told, (count, case)) in kinds {
+            let faults: Vec<String> =
+                case.faults.iter().map(|planned| format!("{:?} at {}", planned.fault, planned.at)).collect();
+            let (scenario, profile) = (&case.scenario, &case.profile);
+            text.push_str(&format!(
+                "  {count}x {told} (as {scenario} on {profile}: {})\n",
+                faults.join("; ")
+            ));
+        }
+    }
+    if !report.failures.is_empty() {
+        text.push_str(&format!("{} runs broke a rule\n", report.failures.len()));
     }
     text
 }

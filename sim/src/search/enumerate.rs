@@ -11,11 +11,13 @@ use serde::Serialize;
 
 use super::case::{Case, CaseError};
 use super::library::{self, PROFILES, Reference};
+use super::oracle;
 use super::pool::{self, Budget, Carry, Verdict, carry_out_with};
 use super::sites::{Calls, Folded, calls, strong};
+use super::state::{self, SOMETIMES};
 use crate::fault::{Class, Planned};
 use crate::key::Key;
-use crate::run::Violation;
+use crate::run::{Ending, Violation};
 use crate::time::Time;
 
 /// What to enumerate.
@@ -63,6 +65,15 @@ pub struct Failure {
     pub violation: Violation,
 }
 
+/// A case that breaks no rule and ends otherwise than without faults.
+#[derive(Debug, Clone, Serialize)]
+pub struct Difference {
+    /// The case.
+    pub case: Case,
+    /// What differs.
+    pub told: Vec<String>,
+}
+
 /// How often a class of faults befell a call, and how often that made a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Count {
@@ -95,6 +106,10 @@ pub struct Report {
     pub inert: Vec<Class>,
     /// What was broken.
     pub failures: Vec<Failure>,
+    /// What differs at the end from the run without faults, though no rule is broken.
+    pub differences: Vec<Difference>,
+    /// What should happen sometimes, and never did.
+    pub never: Vec<&'static str>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -102,7 +117,8 @@ pub struct Report {
 impl Report {
     /// Whether everything was covered and nothing broken.
     pub fn is_good(&self) -> bool {
-        self.failures.is_empty() && self.uncovered.is_empty() && self.inert.is_empty() && self.left == 0
+        let covered = self.uncovered.is_empty() && self.inert.is_empty() && self.never.is_empty();
+        self.failures.is_empty() && covered && self.left == 0
     }
 
     fn note(&mut self, verdict: &Verdict) {
@@ -127,6 +143,9 @@ struct Enumeration<'a> {
     covered: BTreeSet<Folded>,
     /// Sites that some run came by, and how to get there.
     seen: BTreeMap<Folded, (Case, Calls, Key)>,
+    /// How the reference runs end, by scenario and profile.
+    calm: BTreeMap<(String, String), Ending>,
+    reached: BTreeSet<&'static str>,
 }
 
 /// Enumerates.
@@ -141,6 +160,8 @@ pub fn enumerate(options: &Options, carry: &Carry) -> Result<Report, CaseError> 
         report: Report::default(),
         covered: BTreeSet::new(),
         seen: BTreeMap::new(),
+        calm: BTreeMap::new(),
+        reached: BTreeSet::new(),
     };
     let cases = enumeration.first_cases()?;
     enumeration.carry_out(&cases)?;
@@ -198,7 +219,8 @@ impl Enumeration<'_> {
             let outcome = (self.carry)(&scenario).map_err(CaseError::Invalid)?;
             let storm = Time::from_millis(scenario.storm_ms);
             let found = calls(&outcome, Time::from_millis(reference.from_ms), storm);
-            Ok((case, found, outcome.violations.into_iter().next()))
+            let reached = state::reached(&outcome);
+            Ok((case, found, outcome.violations.into_iter().next(), outcome.ending, reached))
         });
         let mut places: BTreeMap<Place, Vec<(Case, Calls)>> = BTreeMap::new();
         for (result, (reference, _)) in found.into_iter().zip(&runs) {
@@ -206,7 +228,9 @@ impl Enumeration<'_> {
                 self.report.left += 1;
                 continue;
             };
-            let (case, found, violation): (Case, BTreeMap<Folded, Calls>, _) = result?;
+            let (case, found, violation, ending, reached): (Case, BTreeMap<Folded, Calls>, _, _, _) = result?;
+            self.calm.insert((case.scenario.clone(), case.profile.clone()), ending);
+            self.reached.extend(reached);
             self.report.references += 1;
             if let Some(violation) = violation {
                 self.report.failures.push(Failure { case: case.clone(), violation });
@@ -251,8 +275,15 @@ impl Enumeration<'_> {
             let verdict = verdict?;
             self.report.runs += 1;
             self.report.note(&verdict);
+            self.reached.extend(&verdict.sometimes);
+            let calm = self.calm.get(&(case.scenario.clone(), case.profile.clone()));
             if let Some(violation) = verdict.violations.first() {
                 self.report.failures.push(Failure { case: case.clone(), violation: violation.clone() });
+            } else if let Some(calm) = calm {
+                let told = oracle::differences(calm, &verdict.ending);
+                if !told.is_empty() {
+                    self.report.differences.push(Difference { case: case.clone(), told });
+                }
             }
             for (site, (calls, key)) in verdict.reached {
                 if !self.covered.contains(&site) && !self.seen.contains_key(&site) {
@@ -286,6 +317,10 @@ impl Enumeration<'_> {
         };
         let changed = |class: &Class| self.report.classes.get(class).is_some_and(|count| count.changed > 0);
         self.report.inert = asked.into_iter().filter(|class| !changed(class)).collect();
+        if self.options.scenarios.is_empty() && self.options.profiles.is_empty() {
+            let never = SOMETIMES.iter().map(|(name, _)| *name);
+            self.report.never = never.filter(|name| !self.reached.contains(name)).collect();
+        }
         self.report.elapsed = self.budget.elapsed();
         self.report
     }

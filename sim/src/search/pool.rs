@@ -1,7 +1,7 @@
 //! Carrying cases out: one run a thread, and of each only what is worth keeping.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::case::{Case, CaseError};
 use super::library;
 use super::sites::{Calls, Folded, calls};
+use super::state;
 use crate::fault::{Fired, Planned};
 use crate::key::Key;
 use crate::run::{Ending, Outcome, Scenario, Timings, Violation, run};
@@ -33,6 +34,10 @@ pub struct Verdict {
     pub ending: Ending,
     /// The first call at every folded site that was made while things could go wrong, in the workflow's own time.
     pub reached: BTreeMap<Folded, (Calls, Key)>,
+    /// What of [`state::SOMETIMES`] has happened.
+    pub sometimes: BTreeSet<&'static str>,
+    /// The (step, class, state) of every fault.
+    pub tuples: BTreeSet<u64>,
     /// How many calls there were.
     pub calls: u64,
     /// Times.
@@ -63,6 +68,8 @@ impl Verdict {
             missing: missing(case, &outcome.fired),
             fired: outcome.fired.clone(),
             ending: outcome.ending.clone(),
+            sometimes: state::reached(outcome),
+            tuples: state::tuples(outcome),
             calls: outcome.timings.calls,
             timings: outcome.timings.clone(),
         }
@@ -81,6 +88,8 @@ impl Verdict {
             missing: Vec::new(),
             ending: Ending::default(),
             reached: BTreeMap::new(),
+            sometimes: BTreeSet::new(),
+            tuples: BTreeSet::new(),
             calls: 0,
             timings: Timings::default(),
         }
