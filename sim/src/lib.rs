@@ -12,6 +12,7 @@
 //! - [`run`]: scenarios, and what comes of them
 //! - [`cast`]: programs, backends and rules of one's own
 //! - [`determinism`]: that no run differs from its repeat
+//! - [`recovery`]: how long losses last
 
 pub mod cast;
 pub mod determinism;
@@ -24,6 +25,7 @@ pub mod invariant;
 pub mod key;
 pub mod model;
 pub mod plan;
+pub mod recovery;
 pub mod report;
 pub mod run;
 pub mod search;

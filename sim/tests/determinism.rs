@@ -19,7 +19,7 @@ use steadfast_sim::world::Ask;
 
 /// How many runs are repeated.
 fn runs() -> u64 {
-    env::var("STEADFAST_SIM_RUNS").map_or(8, |text| text.parse().unwrap())
+    env::var("STEADFAST_SIM_RUNS").map_or(4, |text| text.parse().unwrap())
 }
 
 const ASKED: &str = "STEADFAST_SIM_HASHES";
