@@ -169,6 +169,10 @@ fn make(seed: u64, number: usize, from: &[(&Reference, &str)], kept: &[Case]) ->
     let mut case = Case::new(reference.name, profile, draw.word());
     if draw.once_in(2) {
         case.change = topology(&mut draw);
+        if reference.name.ends_with("quorum") {
+            // A quorum of two is refused.
+            case.change.replicas = Some(3);
+        }
     }
     if draw.once_in(2) {
         events(&mut case, &mut draw);
