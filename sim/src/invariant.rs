@@ -2,7 +2,11 @@
 
 mod data;
 mod leaks;
+mod moves;
 mod names;
+mod pace;
+mod primary_name;
+mod records;
 mod writers;
 mod writes;
 
@@ -39,10 +43,17 @@ pub fn built_in(scenario: &Scenario) -> Vec<Box<dyn Rule>> {
     vec![
         Box::new(writers::SingleWriter::default()),
         Box::new(writers::OneIncarnation::default()),
+        Box::new(records::Monotone::default()),
+        Box::new(records::RecordFirst::new(scenario)),
         Box::new(data::IdentityAndVolume::default()),
         Box::new(names::Names::default()),
+        Box::new(primary_name::PrimaryName::default()),
         Box::new(data::Addresses),
+        Box::new(moves::NoNeed::new(scenario)),
+        Box::new(records::Once::default()),
+        Box::new(moves::Primaries::default()),
         Box::new(writes::Acknowledged::new(scenario)),
+        Box::new(pace::Pace::default()),
         Box::new(leaks::Leaks),
     ]
 }

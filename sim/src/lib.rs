@@ -25,6 +25,7 @@ pub mod invariant;
 pub mod key;
 pub mod model;
 pub mod plan;
+pub mod planted;
 pub mod recovery;
 pub mod report;
 pub mod run;

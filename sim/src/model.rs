@@ -13,6 +13,7 @@ pub mod limits;
 mod preparing;
 pub mod profile;
 mod quorum;
+pub mod recorded;
 pub mod store;
 pub mod troubles;
 pub mod truth;
@@ -123,6 +124,8 @@ pub struct Cloud {
     pub agenda: Agenda,
     /// What really happened.
     pub truth: Truth,
+    /// What records told last.
+    pub recorded: recorded::Recorded,
     /// Writes that were confirmed and whose clients are not told yet.
     pub confirmed: Vec<(u64, NodeName)>,
 }
@@ -142,6 +145,7 @@ impl Cloud {
             own: Vec::new(),
             agenda: Agenda::default(),
             truth: Truth::default(),
+            recorded: recorded::Recorded::default(),
             confirmed: Vec::new(),
             profile,
             seed,

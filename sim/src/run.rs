@@ -42,8 +42,9 @@ pub fn run(scenario: &Scenario) -> Result<Outcome, String> {
 /// Carries out a scenario with whoever takes part beside what ships, under the built-in rules and theirs.
 ///
 /// # Errors
-/// If a name in it is not valid.
+/// If a name in it is not valid, or bugs are planted that this build does not have.
 pub fn run_with(scenario: &Scenario, cast: &Cast) -> Result<Outcome, String> {
+    let _planting = crate::planted::plant(&scenario.planted)?;
     let world = World::new(scenario.profile.clone(), scenario.seed, &scenario.plan);
     world.act(|cloud, _| cloud.own = cast.make_models());
     let fleet = Fleet::new(world.clone(), scenario, cast)?;

@@ -18,6 +18,7 @@ use steadfast_core::model::{
     Holder, Leadership, Member, MemberPhase, MemberStatus, Reason, Role, RoleState, Service, SpecRevision,
 };
 use steadfast_core::orchestrator::Run;
+use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::Moment;
 
 use crate::agent::{AgentParts, Inbox, Node, Told};
@@ -88,6 +89,8 @@ pub(crate) struct MemberTask {
     recorded: Option<(Epoch, MemberPhase)>,
     unhealthy: Option<String>,
     diverged: bool,
+    /// Whether what was refused last is why it does not run, and not that its engine has ended.
+    refused: bool,
     waits: u32,
 }
 
@@ -123,6 +126,7 @@ impl MemberTask {
             recorded: None,
             unhealthy: None,
             diverged: false,
+            refused: false,
             waits: 0,
         }
     }
@@ -244,6 +248,9 @@ impl MemberTask {
             self.silent_since = None;
         }
         Ok(match found {
+            GuardState::Alive(_) if self.live.is_none() && planted::is(Planted::GuardsForgotten) => {
+                Process::None
+            }
             GuardState::Alive(status) => {
                 self.status.incarnation = status.engine_pid.map(|_| status.incarnation.clone());
                 self.status.generation = status.generation;
@@ -373,7 +380,7 @@ impl MemberTask {
             Process::None => {
                 let delay = self.restarts.delay(self.now());
                 self.status.phase = MemberPhase::Starting;
-                if self.restarts.is_loop() {
+                if self.restarts.is_loop() && !self.refused {
                     let text = format!(
                         "its engine has ended {} times; it is started again in {} s: steadfast logs {}",
                         self.restarts.count(),
@@ -411,6 +418,9 @@ impl MemberTask {
 
     /// From quick to slow while nothing changes.
     fn growing_pause(&mut self) -> Duration {
+        if planted::is(Planted::HotLoop) {
+            return Duration::from_millis(1);
+        }
         let pause = Duration::from_millis(20).saturating_mul(1 << self.waits.min(6));
         self.waits = self.waits.saturating_add(1);
         pause.min(self.parts().config.timers.look)

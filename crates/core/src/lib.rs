@@ -23,6 +23,8 @@ pub mod model;
 pub mod observed;
 pub mod orchestrator;
 pub mod plan;
+#[doc(hidden)]
+pub mod planted;
 pub mod registry;
 pub mod runtime;
 #[cfg(feature = "schema")]

@@ -23,6 +23,7 @@ pub use placement::{PlacementError, choose_node};
 pub use roles::{Promotion, Survivor, promotion};
 
 use crate::model::{Desired, Reason};
+use crate::planted::{self, Planted};
 
 /// Something that keeps the plan from being complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +82,8 @@ pub fn plan(facts: &Facts) -> Plan {
             members::stop(facts, &mut plan);
             members::apply_workload(facts, &mut plan);
             members::release_from_the_dead(facts, &mut plan);
-            if members::all_released(facts) && !facts.service.deleted {
+            let released = members::all_released(facts) || planted::is(Planted::DeleteBeforeStop);
+            if released && !facts.service.deleted {
                 names::withdraw(facts, &mut plan);
                 members::remove(facts, &mut plan);
             }

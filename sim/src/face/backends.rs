@@ -14,6 +14,7 @@ use steadfast_core::ip::{AddressOutcome, AddressStatus, IpCapabilities, IpProvid
 use steadfast_core::metadata::{
     CasOutcome, Hint, Key, MetadataCapabilities, MetadataDb, Page, Precondition, Record, Version,
 };
+use steadfast_core::planted::{self, Planted};
 use steadfast_core::registry::{
     DomainName, NameOutcome, RecordKind, RecordSet, Registry, RegistryCapabilities,
 };
@@ -148,7 +149,14 @@ impl MetadataDb for SimDb {
         let own = key.clone();
         let role = RoleOf(key);
         let ask = write("metadata.put", &role);
-        self.0.call(ask, move |cloud, _| cloud.store.put(&own, &value, &precondition)).await
+        self.0
+            .call(ask, move |cloud, now| {
+                if planted::is(Planted::NoSwap) {
+                    return Ok(cloud.put_blindly(now, &own, &value));
+                }
+                cloud.put_record(now, &own, &value, &precondition)
+            })
+            .await
     }
 
     async fn delete(&self, key: &Key, version: &Version) -> Result<CasOutcome> {
@@ -160,6 +168,8 @@ impl MetadataDb for SimDb {
 
     async fn scan(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Page> {
         let (own, after) = (prefix.clone(), after.cloned());
+        // Where lists are taken for whole, pages are small.
+        let limit = if planted::is(Planted::FirstPageIsAll) { limit.min(2) } else { limit };
         let role = RoleOf(prefix);
         let ask = read("metadata.scan", &role);
         self.0.call(ask, move |cloud, _| Ok(cloud.store.scan(&own, after.as_ref(), limit))).await
@@ -184,6 +194,17 @@ impl fmt::Display for VolumeRole<'_> {
     }
 }
 
+impl SimVolumes {
+    fn asked(&self, what: &'static str, id: &VolumeId, from: Option<&NodeName>) {
+        self.0.world().act(|cloud, now| {
+            if let Some(volume) = cloud.volumes.get(id) {
+                let member = volume.status.spec.member_name.clone();
+                cloud.note_asked(now, self.0.actor(), what, member, from);
+            }
+        });
+    }
+}
+
 #[async_trait]
 impl VolumeProvider for SimVolumes {
     fn capabilities(&self) -> VolumeCapabilities {
@@ -202,7 +223,14 @@ impl VolumeProvider for SimVolumes {
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {
         let own = spec.clone();
         let ask = write("volume.ensure", &spec.member_name);
-        self.0.call(ask, move |cloud, now| cloud.ensure_volume(now, &own)).await
+        self.0
+            .call(ask, move |cloud, now| {
+                if planted::is(Planted::VolumeWithoutToken) {
+                    cloud.forget_token(&own);
+                }
+                cloud.ensure_volume(now, &own)
+            })
+            .await
     }
 
     async fn describe(&self, id: &VolumeId) -> Result<Option<VolumeStatus>> {
@@ -221,6 +249,7 @@ impl VolumeProvider for SimVolumes {
         let (own, node) = (id.clone(), node.clone());
         let role = VolumeRole(id);
         let ask = write("volume.begin_attach", &role);
+        self.asked("begin_attach", id, None);
         self.0.call(ask, move |cloud, now| cloud.begin_attach(now, &own, &node)).await
     }
 
@@ -228,6 +257,7 @@ impl VolumeProvider for SimVolumes {
         let (own, expected) = (id.clone(), expected.clone());
         let role = VolumeRole(id);
         let ask = write("volume.begin_detach", &role);
+        self.asked("begin_detach", id, Some(&expected));
         self.0.call(ask, move |cloud, now| cloud.begin_detach(now, &own, &expected)).await
     }
 
@@ -263,6 +293,14 @@ impl IpProvider for SimIps {
     ) -> Result<AddressOutcome> {
         let (node, expected) = (node.clone(), expected.cloned());
         let ask = write("ip.assign", &address);
+        self.0.world().act(|cloud, now| {
+            let owner = cloud.ips.status(address).map(|status| status.owner);
+            let volume =
+                cloud.volumes.all().find(|volume| Some(&volume.status.spec.member) == owner.as_ref());
+            if let Some(member) = volume.map(|volume| volume.status.spec.member_name.clone()) {
+                cloud.note_asked(now, self.0.actor(), "assign", member, expected.as_ref());
+            }
+        });
         self.0.call(ask, move |cloud, now| cloud.assign_address(now, address, &node, expected.as_ref())).await
     }
 
@@ -314,7 +352,13 @@ impl Registry for SimRegistry {
     ) -> Result<NameOutcome> {
         let (own, set, expected) = (name.clone(), set.clone(), expected.cloned());
         let ask = write("registry.upsert", name);
-        self.0.call(ask, move |cloud, now| cloud.upsert_name(now, &own, &set, expected.as_ref())).await
+        self.0
+            .call(ask, move |cloud, now| {
+                let holds = cloud.dns.resolve(&own, set.kind());
+                let expected = if planted::is(Planted::StaleName) { holds } else { expected.clone() };
+                cloud.upsert_name(now, &own, &set, expected.as_ref())
+            })
+            .await
     }
 
     async fn remove(&self, name: &DomainName, expected: &RecordSet) -> Result<NameOutcome> {

@@ -362,6 +362,7 @@ impl EngineSource for SimEngines {
         Ok(json!({
             "quorum": blueprint.leadership == Leadership::Engine,
             "confirming": blueprint.confirming_replicas,
+            "broken": blueprint.version.ends_with("broken"),
         }))
     }
 
@@ -381,6 +382,7 @@ impl EngineSource for SimEngines {
             address: context.member.address,
             confirming,
             quorum,
+            broken: definition["broken"].as_bool().unwrap_or_default(),
         };
         Ok(MadeEngine { engine: Arc::new(SimEngine { caller, node, launch }), run_as: None })
     }

@@ -1,6 +1,11 @@
 //! What must not be left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use steadfast_core::ids::{NodeName, VolumeId};
+use steadfast_core::model::{Member, MemberPhase};
+use steadfast_core::registry::RecordSet;
+use steadfast_core::volume::Attachment;
 
 use super::Rule;
 use crate::model::Fact;
@@ -17,7 +22,7 @@ impl Rule for Leaks {
     }
 
     fn says(&self) -> &'static str {
-        "at the end every volume and address belongs to a member that is recorded"
+        "at the end every volume, attachment, address and name belongs to a member that knows of it"
     }
 
     fn fact(&mut self, _at: Time, _fact: &Fact, _state: &State) -> Result<(), String> {
@@ -26,21 +31,60 @@ impl Rule for Leaks {
 
     fn end(&mut self, _at: Time, state: &State) -> Result<(), String> {
         let cloud = &state.cloud;
-        let mut recorded: BTreeSet<String> = BTreeSet::new();
+        let mut owners: BTreeMap<String, Owner> = BTreeMap::new();
         for (key, record) in cloud.store.all() {
             if key.segments().nth(2) == Some("members")
-                && let Ok(value) = serde_json::from_slice::<serde_json::Value>(&record.value)
-                && let Some(id) = value["body"]["id"].as_str()
+                && let Ok(found) = serde_json::from_slice::<Record>(&record.value)
             {
-                recorded.insert(id.to_owned());
+                let Member { id, phase, volumes, unreleased, .. } = found.body;
+                let removed = phase == MemberPhase::Removed;
+                let kept = volumes.into_iter().filter_map(|binding| binding.id).collect();
+                let nodes = unreleased.into_iter().map(|holder| holder.node).collect();
+                owners.insert(id.to_string(), Owner { removed, kept, nodes });
             }
         }
-        let volumes =
-            cloud.volumes.all().map(|v| (v.status.id.to_string(), v.status.spec.member.to_string()));
-        let addresses = cloud.ips.list().into_iter().map(|a| (a.address.to_string(), a.owner.to_string()));
-        match volumes.chain(addresses).find(|(_, owner)| !recorded.contains(owner)) {
-            Some((what, owner)) => Err(format!("{what} belongs to {owner}, which is not recorded")),
-            None => Ok(()),
+        for volume in cloud.volumes.all() {
+            let (id, spec) = (&volume.status.id, &volume.status.spec);
+            let Some(owner) = owners.get(spec.member.as_str()) else {
+                return Err(format!("{id} belongs to {}, which is not recorded", spec.member));
+            };
+            if !owner.kept.contains(id) {
+                return Err(format!("{id} was made for {}, which does not know of it", spec.member_name));
+            }
+            if let Attachment::Attached(node) = &volume.status.attachment
+                && !owner.nodes.contains(node)
+            {
+                return Err(format!("{id} is attached to {node}, which does not hold {}", spec.member_name));
+            }
         }
+        for address in cloud.ips.list() {
+            match owners.get(address.owner.as_str()) {
+                None => return Err(format!("{} belongs to nobody who is recorded", address.address)),
+                Some(owner) if owner.removed => {
+                    return Err(format!("{} belongs to a member that was removed", address.address));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, set) in cloud.dns.all() {
+            if let RecordSet::Addresses(set) = set
+                && let Some(address) = set.iter().find(|address| cloud.ips.status(**address).is_none())
+            {
+                return Err(format!("{name} leads to {address}, which is nobody's"));
+            }
+        }
+        Ok(())
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Record {
+    body: Member,
+}
+
+/// What a member's record says of what it has.
+struct Owner {
+    removed: bool,
+    kept: BTreeSet<VolumeId>,
+    nodes: BTreeSet<NodeName>,
 }

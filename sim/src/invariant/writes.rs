@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Rule;
 use crate::model::engine::Doing;
 use crate::model::{Cloud, Fact};
-use crate::run::{Scenario, client_of, first_write};
+use crate::run::{Action, Scenario, ServiceFile, client_of, first_write};
 use crate::time::Time;
 use crate::world::State;
 
@@ -21,7 +21,7 @@ impl Acknowledged {
         let available = |value: &serde_json::Value| value.as_str() == Some("available");
         let strict =
             scenario.services.iter().filter(|file| !file.more.get("durability").is_some_and(available));
-        let services = strict.flat_map(|file| {
+        let services = strict.filter(|file| !is_thrown_away(scenario, file)).flat_map(|file| {
             (0..scenario.clients.per_service)
                 .map(|index| (client_of(first_write(index, &file.name)), file.name.clone()))
         });
@@ -62,6 +62,14 @@ impl Rule for Acknowledged {
         }
         Ok(())
     }
+}
+
+/// Whether users have asked for the end of a service together with its data.
+fn is_thrown_away(scenario: &Scenario, file: &ServiceFile) -> bool {
+    let volumes = file.more.get("volumes").and_then(|volumes| volumes.as_array());
+    let goes = volumes.is_some_and(|all| all.iter().any(|volume| volume["on_delete"] == "delete"));
+    let asked = |action: &Action| matches!(action, Action::Ask(operation, service) if operation == "delete" && service == &file.name);
+    goes && scenario.script.iter().any(|scripted| asked(&scripted.action))
 }
 
 /// The writes that are left, and where they were looked for.

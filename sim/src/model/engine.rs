@@ -27,6 +27,9 @@ pub struct Launch {
     pub confirming: usize,
     /// The size of the group, if its members elect their leader themselves.
     pub quorum: Option<usize>,
+    /// Whether it ends as soon as it is up: a version that does not work.
+    #[serde(default)]
+    pub broken: bool,
 }
 
 /// What an engine does.
@@ -116,6 +119,10 @@ impl Cloud {
         engine.up = true;
         let address = engine.launch.address;
         let (volume, quorum) = (engine.volume.clone(), engine.launch.quorum);
+        if engine.launch.broken {
+            self.crash_engine(now, node, member, "this version does not work");
+            return;
+        }
         let fact = Fact::EngineUp { member: member.clone(), node: node.clone(), life: life.clone(), address };
         self.truth.note(now, fact);
         if self.history(&volume).is_none() {

@@ -41,6 +41,11 @@ impl Guard {
         self.spec.epoch
     }
 
+    /// The generation it was started in.
+    pub fn generation(&self) -> steadfast_core::ids::Generation {
+        self.spec.generation
+    }
+
     fn volumes(&self) -> Vec<VolumeId> {
         self.spec.volumes.iter().filter_map(|volume| volume_of(&volume.lock)).collect()
     }

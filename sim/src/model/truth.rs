@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use steadfast_core::ids::{Epoch, Incarnation, MemberName, NodeName, VolumeId};
+use steadfast_core::ids::{
+    Epoch, Generation, Incarnation, MemberName, NodeName, Revision, ServiceName, VolumeId,
+};
+use steadfast_core::model::{MemberPhase, OperationKind, OperationState, RoleState};
 use steadfast_core::registry::{DomainName, RecordSet};
 
 use crate::time::Time;
@@ -60,6 +63,20 @@ pub enum Fact {
     NameSet { name: DomainName, set: RecordSet },
     /// A name has none any more.
     NameRemoved { name: DomainName },
+    /// A process asks for something that only a member's holder may.
+    Asked { by: String, what: &'static str, member: MemberName, from: Option<NodeName> },
+    /// A member's record says something else than before.
+    MemberRecorded(Box<MemberRecorded>),
+    /// A record says something else than before of who leads a service.
+    LeadRecorded { service: ServiceName, role: RoleState },
+    /// The record of an operation says something else than before.
+    OperationRecorded {
+        service: ServiceName,
+        id: String,
+        kind: OperationKind,
+        state: OperationState,
+        key: Option<String>,
+    },
     /// A fault of the plan befell a call.
     Fault { text: String },
     /// Something happened in a backend of one's own.
@@ -70,6 +87,23 @@ pub enum Fact {
     Healing,
     /// What is wanted cannot be reached, which was declared and is so.
     Blocked { text: String },
+}
+
+/// What a member's record says.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "as in Member")]
+pub struct MemberRecorded {
+    pub id: String,
+    pub member: MemberName,
+    pub service: ServiceName,
+    pub epoch: Epoch,
+    pub holder: Option<NodeName>,
+    pub placed_on: Option<NodeName>,
+    pub unreleased: BTreeSet<NodeName>,
+    pub generation: Generation,
+    pub revision: Revision,
+    pub run: bool,
+    pub phase: MemberPhase,
 }
 
 /// What really happened, in order.

@@ -105,6 +105,19 @@ impl VolumesModel {
 }
 
 impl Cloud {
+    /// Forgets what a volume was asked for with.
+    pub fn forget_token(&mut self, spec: &VolumeSpec) {
+        self.volumes.tokens.remove(&(spec.member.clone(), spec.name.clone()));
+    }
+
+    /// Everything that lies on a member's volumes is gone.
+    pub fn lose_data(&mut self, member: &str) {
+        let own = |volume: &&mut Volume| volume.status.spec.member_name.as_str() == member;
+        for volume in self.volumes.volumes.values_mut().filter(own) {
+            volume.disk = Disk::default();
+        }
+    }
+
     /// Makes sure that a member's volume exists.
     ///
     /// # Errors

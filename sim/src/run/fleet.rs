@@ -12,7 +12,7 @@ use steadfast_agent::seams::NoSecrets;
 use steadfast_core::backends::Backends;
 use steadfast_core::control::{Control, ControlError, ControlResult, Guard};
 use steadfast_core::controller::Controller;
-use steadfast_core::ids::{NodeName, ServerId, ServiceName, ZoneName};
+use steadfast_core::ids::{NodeName, Revision, ServerId, ServiceName, ZoneName};
 use steadfast_core::layer::{CallCounters, StackOptions, stack};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::DomainName;
@@ -413,6 +413,16 @@ impl Fleet {
         });
     }
 
+    /// Lets a user bring a service to another service file.
+    pub fn upgrade(self: &Arc<Self>, file: &ServiceFile) {
+        let Ok(name) = file.name.parse::<ServiceName>() else { return };
+        let input = file.input();
+        self.ask_until(move |control, guard| {
+            let (name, input) = (name.clone(), input.clone());
+            async move { control.upgrade(&name, input, guard).await.map(drop) }
+        });
+    }
+
     /// Lets a user ask for an operation.
     pub fn ask(self: &Arc<Self>, operation: &str, service: &str) {
         let Ok(name) = service.parse::<ServiceName>() else { return };
@@ -420,10 +430,15 @@ impl Fleet {
         self.ask_until(move |control, guard| {
             let (name, operation) = (name.clone(), operation.clone());
             async move {
+                if let Some(to) = operation.strip_prefix("switchover to ").and_then(|to| to.parse().ok()) {
+                    return control.switchover(&name, None, Some(to), guard).await.map(drop);
+                }
                 match operation.as_str() {
                     "stop" => control.stop(&name, guard).await.map(drop),
                     "start" => control.start(&name, guard).await.map(drop),
                     "restart" => control.restart(&name, guard).await.map(drop),
+                    "switchover" => control.switchover(&name, None, None, guard).await.map(drop),
+                    "roll_back" => control.roll_back(&name, Revision(1), guard).await.map(drop),
                     "delete" => control.delete(&name, guard).await.map(drop),
                     "pause" => control.pause(&name).await.map(drop),
                     "resume" => control.resume(&name).await.map(drop),

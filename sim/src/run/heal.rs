@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use steadfast_core::ids::MemberName;
-use steadfast_core::model::Role;
+use steadfast_core::model::{NodeStatus, Role};
 
 use super::bound;
 use super::declared;
@@ -167,7 +167,12 @@ fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time) -> Result<(), Strin
             }
             continue;
         }
-        serves(cloud, file, &engines)?;
+        for (member, reason) in &scenario.heal.blocked {
+            if !declares(cloud, member, reason) {
+                return Err(format!("{member} does not say that it waits for {reason}"));
+            }
+        }
+        serves(cloud, file, &engines, scenario.heal.blocked.len())?;
         let recent = cloud.truth.acknowledged.values().max().copied();
         let patience = scenario.clients.every_ms + scenario.clients.patience_ms;
         if scenario.clients.per_service > 0
@@ -179,10 +184,25 @@ fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time) -> Result<(), Strin
     Ok(())
 }
 
+/// Whether the agent of a member says that it waits for this.
+fn declares(cloud: &Cloud, member: &str, reason: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        body: NodeStatus,
+    }
+    let statuses = cloud.store.all().iter().filter(|(key, _)| key.segments().last() == Some("status"));
+    let said = statuses.filter_map(|(_, record)| serde_json::from_slice::<Record>(&record.value).ok());
+    said.into_iter().any(|status| {
+        let mut members = status.body.members.iter().filter(|(name, _)| name.as_str() == member);
+        members.any(|(_, status)| status.blocked.as_ref().is_some_and(|(why, _)| why.as_str() == reason))
+    })
+}
+
 fn serves(
     cloud: &Cloud,
     file: &ServiceFile,
     engines: &[(&steadfast_core::ids::NodeName, &MemberName)],
+    blocked: usize,
 ) -> Result<(), String> {
     let mut running: BTreeMap<&MemberName, usize> = BTreeMap::new();
     let mut leaders = 0;
@@ -197,7 +217,7 @@ fn serves(
     if let Some((member, _)) = running.iter().find(|(_, count)| **count > 1) {
         return Err(format!("{member} runs more than once"));
     }
-    if running.len() != file.replicas as usize {
+    if running.len() + blocked != file.replicas as usize {
         return Err(format!("{} of {} members of {} run", running.len(), file.replicas, file.name));
     }
     if file.blueprint == "plain" && leaders != 1 {

@@ -1,10 +1,11 @@
 //! What a run is made of, as data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use steadfast_core::ids::{NodeName, ZoneName};
+use steadfast_core::planted::Planted;
 
 use super::pace::Pace;
 use super::script::{Action, Scripted, Target, Triggered};
@@ -57,6 +58,9 @@ pub struct Scenario {
     /// Whether the run goes on after the first violation.
     #[serde(default)]
     pub all_violations: bool,
+    /// The bugs that are planted, in a build that has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planted: Vec<Planted>,
 }
 
 /// A service to create.
@@ -115,6 +119,9 @@ pub struct HealPhase {
     /// Nodes that stay cut off for ever, in one direction or both, and run on.
     #[serde(default)]
     pub cut: BTreeMap<String, Way>,
+    /// Members that stay down, with the reason that each has to declare.
+    #[serde(default)]
+    pub blocked: BTreeMap<String, String>,
     /// How long it may take, in milliseconds; 0: as long as follows from the scenario's timers, its profile's
     /// durations, and what its faults may leave behind.
     #[serde(default)]
@@ -156,10 +163,12 @@ impl Scenario {
                 dead: Vec::new(),
                 dead_zones: Vec::new(),
                 cut: BTreeMap::new(),
+                blocked: BTreeMap::new(),
                 within_ms: 0,
                 stable_ms: 30_000,
             },
             all_violations: false,
+            planted: Vec::new(),
         }
     }
 
@@ -191,6 +200,14 @@ impl Scenario {
     #[must_use]
     pub fn losing_the_primary(self, at_ms: u64) -> Self {
         self.at(at_ms, Action::StopNode(Target::PrimaryOf("orders".to_owned())))
+    }
+
+    /// The services that let their data move on an expired lease.
+    pub fn accepting_leases(&self) -> BTreeSet<String> {
+        let accepts = |file: &&ServiceFile| {
+            file.more.get("fencing").is_some_and(|fencing| fencing["accept_lease"] == true)
+        };
+        self.services.iter().filter(accepts).map(|file| file.name.clone()).collect()
     }
 
     /// The name of a node.

@@ -71,6 +71,8 @@ pub enum Action {
     CrashEngine(String),
     /// A contract (`metadata`, `volume`, `ip`, `registry`, `prover`) fails for so long.
     Outage(String, u64),
+    /// Everything that lies on a member's volumes is gone.
+    LoseData(String),
     /// A machine's wall clock is set forward or back.
     JumpClock(Target, i64),
     /// A machine is cut off from the store and the clouds' interfaces, one way or both, for so long.
@@ -101,7 +103,9 @@ pub enum Action {
     Poison(String, u64),
     /// A user applies a service file.
     Apply(ServiceFile),
-    /// A user asks for an operation (`stop`, `start`, `restart`, `delete`, `undelete`) on a service.
+    /// A user brings a service to another service file.
+    Upgrade(ServiceFile),
+    /// A user asks for an operation (`switchover`, `switchover to MEMBER`, `roll_back` to the first revision, `stop`, `start`, `restart`, `delete`, `undelete`) on a service.
     Ask(String, String),
     /// An operator confirms that a node is dead.
     ConfirmDead(Target),
@@ -199,6 +203,7 @@ pub(super) fn act(fleet: &Arc<Fleet>, action: &Action) {
             }
         }
         Action::Outage(contract, for_ms) => world.fail(contract, *for_ms),
+        Action::LoseData(member) => world.act(|cloud, _| cloud.lose_data(member)),
         Action::JumpClock(target, by_ms) => {
             if let Some(node) = node(target) {
                 world.look(|state| {
@@ -242,6 +247,7 @@ pub(super) fn act(fleet: &Arc<Fleet>, action: &Action) {
         Action::ScheduleTwice(member, node) => trouble::schedule_twice(&world, member, node),
         Action::Poison(key, for_ms) => trouble::poison(&world, key, *for_ms),
         Action::Apply(file) => fleet.apply(file),
+        Action::Upgrade(file) => fleet.upgrade(file),
         Action::Ask(operation, service) => fleet.ask(operation, service),
         Action::ConfirmDead(target) => {
             if let Some(node) = node(target) {

@@ -9,6 +9,7 @@ use steadfast_core::error::Result;
 use steadfast_core::ids::MemberName;
 use steadfast_core::metadata::{Hint, Key};
 use steadfast_core::orchestrator::Assignment;
+use steadfast_core::planted::{self, Planted};
 
 use super::{AgentParts, Inbox, Node, lock};
 
@@ -55,7 +56,9 @@ impl Node {
                         news = News::all();
                     }
                 },
-                () = clock.sleep(retry.unwrap_or(config.timers.resync)) => news.everything = true,
+                () = clock.sleep(retry.unwrap_or(config.timers.resync)) => {
+                    news.everything = !planted::is(Planted::HintsAlone);
+                }
             }
         }
     }

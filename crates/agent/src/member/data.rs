@@ -3,6 +3,7 @@
 use steadfast_core::engine::{Peer, WantedRole};
 use steadfast_core::ids::MemberName;
 use steadfast_core::model::{Leadership, Member, Reason, RolePhase, RoleState, Topology};
+use steadfast_core::planted::{self, Planted};
 
 use crate::host::{FirstData, MountedVolume, VolumeFacts};
 
@@ -53,6 +54,9 @@ pub(super) fn decide(view: &DataView<'_>) -> DataStep {
         let emptied = *index == 0 && facts.empty;
         (view.member.initialised.is_some() && !made(facts)) || (made(facts) && emptied)
     });
+    if planted::is(Planted::AmnesiacMember) && lost.is_some() {
+        return first_data(view);
+    }
     if let Some((_, (volume, _))) = lost {
         return unexpectedly_empty(view, volume);
     }
@@ -137,6 +141,9 @@ pub(super) fn wanted_role(me: &MemberName, peers: &[Peer], role: Option<&RoleSta
         RolePhase::Bootstrapping | RolePhase::Led => role.leader.as_ref(),
         // What the old leader wrote last is still to be had from it, and from nobody else.
         RolePhase::HandingOver => role.previous.as_ref().filter(|previous| *previous != me),
+        RolePhase::Electing if planted::is(Planted::ReturnsAsPrimary) => {
+            role.previous.as_ref().filter(|old| *old == me)
+        }
         RolePhase::Electing => None,
     });
     match followed {

@@ -1,6 +1,7 @@
 //! What to do next about a member, as a pure function of what is known.
 
 use steadfast_core::ids::{Epoch, Generation};
+use steadfast_core::planted::{self, Planted};
 
 use crate::guard::{GuardStage, GuardStatus};
 
@@ -112,6 +113,7 @@ fn next_for_guarded(view: &View, status: &GuardStatus) -> Step {
     let generation = match view.wanted {
         _ if stopping => return Step::Wait,
         Wanted::Unknown => return Step::Wait,
+        Wanted::Stop if planted::is(Planted::ReleaseBeforeStop) && view.unreleased => return Step::Release,
         Wanted::Stop => return Step::Stop,
         Wanted::Run(generation) => generation,
     };

@@ -7,6 +7,7 @@ use steadfast_core::engine::{Engine, EngineView, WantedRole};
 use steadfast_core::error::{Error, ErrorKind};
 use steadfast_core::ids::Incarnation;
 use steadfast_core::model::{MemberPhase, Reason, Role};
+use steadfast_core::planted::{self, Planted};
 
 use super::bring_up::Setting;
 use super::data::wanted_role;
@@ -138,7 +139,11 @@ impl MemberTask {
         let Some(role) = service.roles.get(&known.member.group).cloned() else {
             return Err((Reason::RoleTermStale, "nobody leads yet".to_owned()));
         };
-        let wanted = wanted_role(&self.name, &peers, Some(&role));
+        let wanted = if planted::is(Planted::StaleRole) {
+            wanted
+        } else {
+            wanted_role(&self.name, &peers, Some(&role))
+        };
         if let Records::Known(known) = &mut self.records {
             known.service = service;
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::Moment;
 
 use crate::config::AgentTimers;
@@ -26,6 +27,9 @@ impl Restarts {
         self.well_since = None;
         let doubled = timers.first_delay.saturating_mul(1 << self.count.min(16));
         self.not_before = Some(now.plus(doubled.min(timers.longest_delay)));
+        if planted::is(Planted::GivesUp) {
+            self.not_before = Some(now.plus(LOOP_WINDOW * 1_000));
+        }
         self.count = self.count.saturating_add(1);
         self.ends.push_back(now);
         self.ends.retain(|end| now.since(*end) <= LOOP_WINDOW);

@@ -12,6 +12,7 @@ use crate::metadata::{Versioned, WriteOutcome};
 use crate::model::{
     Desired, Leadership, Operation, OperationKind, OperationState, Reason, RolePhase, RoleState, Service,
 };
+use crate::planted::{self, Planted};
 
 impl Control {
     /// Deletes a service: members stop, names and addresses go, volumes stay unless the spec says otherwise.
@@ -382,7 +383,7 @@ impl Control {
         kind: OperationKind,
         name: &ServiceName,
     ) -> ControlResult<OperationId> {
-        match key {
+        match key.filter(|_| !planted::is(Planted::KeyIgnored)) {
             None => self.token(),
             Some(key) => {
                 let digest = Sha256::digest(format!("{kind}:{name}:{key}").as_bytes());

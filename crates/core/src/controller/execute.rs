@@ -1,5 +1,7 @@
 //! Carrying out: one action at a time, each against the versions that the plan was decided on.
 
+use std::net::IpAddr;
+
 use crate::backends::Backends;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Generation, GroupName, MemberId, MemberName, NodeName, Ordinal, ServerId};
@@ -10,6 +12,7 @@ use crate::model::{
     VolumeBinding,
 };
 use crate::plan::{Action, MemberFacts, RoleChange};
+use crate::planted::{self, Planted};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet};
 use crate::runtime::Environment;
 use crate::store::Store;
@@ -321,6 +324,7 @@ impl<'a> Executor<'a> {
         let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
         let record = &found.record;
         if let Ok(host) = self.backends.zone.child(name)
+            && !planted::is(Planted::NameLeft)
             && let Some(holds) = self.backends.registry.resolve(&host, RecordKind::Addresses).await?
             && record
                 .address
@@ -333,6 +337,7 @@ impl<'a> Executor<'a> {
         // An address that was allocated and never recorded is found again by its owner.
         let address = match &record.address {
             Some(binding) => binding.address,
+            None if planted::is(Planted::UnrecordedLeft) => IpAddr::from([0, 0, 0, 0]),
             None => self.backends.ips.allocate(&record.id, None).await?,
         };
         // Nobody holds the member any more; a node that was slow to take the address may have it all the same.

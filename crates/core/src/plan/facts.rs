@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::Wait;
 use crate::ids::{GroupName, Incarnation, MemberName, NodeName, Ordinal, Revision, ZoneName};
 use crate::model::{
-    Group, Member, MemberPhase, MemberStatus, NodeHealth, Operation, Reason, RoleState, Service, SpecRevision,
+    Evidence, Group, Member, MemberPhase, MemberStatus, NodeHealth, Operation, Reason, RoleState, Service,
+    SpecRevision,
 };
+use crate::planted::{self, Planted};
 use crate::registry::{DomainName, RecordKind, RecordSet};
 use crate::runtime::Timestamp;
 use crate::volume::Exclusivity;
@@ -181,23 +183,28 @@ impl Facts {
         })
     }
 
-    /// Whether so many nodes are unknown that nothing unplanned may be moved.
+    /// Whether so many nodes are unknown that nothing unplanned may be moved. Leases that have run out count if there
+    /// are several: nobody has seen those nodes dead, and if most are silent it is the listening that fails.
     pub fn storm_brake(&self) -> bool {
-        let unknown = self
-            .nodes
-            .values()
-            .filter(|node| matches!(node.health, NodeHealth::Suspect | NodeHealth::Unknown))
-            .count();
-        unknown * 100 > self.nodes.len() * self.timers.storm_brake_percent
+        let count =
+            |is: &dyn Fn(&NodeHealth) -> bool| self.nodes.values().filter(|node| is(&node.health)).count();
+        let unknown = count(&|health| matches!(health, NodeHealth::Suspect | NodeHealth::Unknown));
+        let expired = count(&|health| matches!(health, NodeHealth::Dead(Evidence::LeaseExpired)));
+        let silent = if unknown + expired > 1 { unknown + expired } else { unknown };
+        !planted::is(Planted::NoStormBrake)
+            && silent * 100 > self.nodes.len() * self.timers.storm_brake_percent
     }
 
     /// Whether a node's present life is proven dead, by evidence that this service accepts.
     pub fn is_dead(&self, node: &NodeName) -> bool {
         let accept_lease = self.revision.spec.fencing.accept_lease;
         self.nodes.get(node).is_some_and(|facts| match facts.health {
-            NodeHealth::Dead(crate::model::Evidence::LeaseExpired) => accept_lease,
+            NodeHealth::Dead(Evidence::LeaseExpired) => {
+                accept_lease || planted::is(Planted::LeaseAcceptedByNobody)
+            }
             NodeHealth::Dead(_) => true,
-            NodeHealth::Ready | NodeHealth::Suspect | NodeHealth::Draining | NodeHealth::Unknown => false,
+            NodeHealth::Suspect => planted::is(Planted::NoFence),
+            NodeHealth::Ready | NodeHealth::Draining | NodeHealth::Unknown => false,
         })
     }
 }

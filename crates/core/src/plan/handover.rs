@@ -11,6 +11,7 @@ use super::roles::{change, leads, member};
 use super::{Action, Facts, GroupMembers, MemberFacts, Plan, Wait};
 use crate::ids::MemberName;
 use crate::model::{Goal, MemberStatus, OperationKind, Position, Reason, Role, RolePhase, RoleState};
+use crate::planted::{self, Planted};
 
 /// How far a member's data reaches that has said under this very term that it runs and takes no writes.
 fn answer(role: &RoleState, found: Option<&MemberFacts>) -> Option<Position> {
@@ -127,7 +128,10 @@ fn heir(
     let complete = group
         .staying()
         .filter(|(name, _)| role.previous.as_ref() != Some(*name))
-        .filter(|(_, found)| answer(role, *found).is_some_and(|position| position >= final_position))
+        .filter(|(_, found)| {
+            answer(role, *found)
+                .is_some_and(|position| position >= final_position || planted::is(Planted::HandoverTooEarly))
+        })
         .map(|(name, _)| name);
     let best = complete.max_by_key(|name| (chosen == Some(*name), Reverse(*name)));
     best.filter(|name| chosen == Some(*name) || !runs || late).cloned().ok_or_else(|| {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::roles::leads;
 use super::{Action, Facts, Plan};
 use crate::model::{Leadership, Role};
+use crate::planted::{self, Planted};
 use crate::registry::{DomainName, RecordKind, RecordSet, ServiceTarget};
 
 /// The names a service has besides its members', with what each shall hold; `None`: what it holds is left alone.
@@ -29,7 +30,9 @@ fn wanted(facts: &Facts) -> Vec<(DomainName, RecordKind, Option<RecordSet>)> {
                 hosts.insert(host);
             }
             let is_leader = group.role.is_some_and(|role| role.leader.as_ref() == Some(name));
-            if is_leader && group.role.is_some_and(|role| leads(role, *found)) {
+            let confirmed =
+                planted::is(Planted::NameBeforeRole) || group.role.is_some_and(|role| leads(role, *found));
+            if is_leader && confirmed {
                 primaries.insert(address);
             } else if !is_leader && is_ready_replica(member) {
                 replicas.insert(address);

@@ -11,6 +11,7 @@ use crate::ids::MemberName;
 use crate::model::{
     Durability, FailoverMode, Leadership, MemberStatus, Position, Reason, Role, RolePhase, RoleState,
 };
+use crate::planted::{self, Planted};
 
 /// How long the winner of an election may take to lead while its engine runs, at least. A promotion waits for disks
 /// and may take longer than `promote_after`: another election would only undo it, and the next one that one.
@@ -55,6 +56,7 @@ pub fn promotion(
         // Of several that are equally far, the old primary, then the first by name.
         (survivor.position, previous == Some(&survivor.member), std::cmp::Reverse(survivor.member.clone()))
     });
+    let farthest = if planted::is(Planted::FirstSurvivor) { survivors.first() } else { farthest };
     let Some(farthest) = farthest else {
         return Promotion::Unproven("no member has answered under the new term".to_owned());
     };
@@ -66,7 +68,8 @@ pub fn promotion(
         return Promotion::Promote(best.member.clone());
     }
     let answered = u32::try_from(survivors.len()).unwrap_or(u32::MAX);
-    let enough = confirming > 0 && answered > replicas.saturating_sub(confirming);
+    let needed = if planted::is(Planted::TooFewSurvivors) { 0 } else { replicas.saturating_sub(confirming) };
+    let enough = confirming > 0 && answered > needed;
     if enough || durability == Durability::Available {
         return Promotion::Promote(farthest.member.clone());
     }
@@ -178,7 +181,7 @@ fn watch_leader(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan:
                 || member.record.unreleased.iter().all(|holder| facts.is_dead(&holder.node))
         }
     };
-    if !known_down {
+    if !known_down && !planted::is(Planted::UnknownPrimaryIsDown) {
         plan.waits.push(
             Wait::new(
                 Reason::FenceUnproven,

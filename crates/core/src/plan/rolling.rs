@@ -9,6 +9,7 @@ use super::roles::leads;
 use super::{Action, Facts, MemberFacts, Plan, Wait, handover, membership};
 use crate::ids::{Generation, MemberName};
 use crate::model::{Operation, OperationKind, Reason, Role, RolePhase, RoleState, RollingOrder};
+use crate::planted::{self, Planted};
 
 /// How far a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub(super) fn standing(facts: &Facts, name: &MemberName, member: &MemberFacts) -
     match (due, reached) {
         (true, _) => Standing::Due,
         (false, true) => Standing::Reached,
+        (false, false) if planted::is(Planted::ToldIsThere) => Standing::Reached,
         (false, false) => Standing::Told,
     }
 }
@@ -39,6 +41,12 @@ pub(super) fn standing(facts: &Facts, name: &MemberName, member: &MemberFacts) -
 /// The generation that a running restart demands of a member.
 fn demanded(facts: &Facts, name: &MemberName) -> Generation {
     let restart = running(facts).filter(|operation| operation.kind == OperationKind::Restart);
+    if restart.is_some()
+        && planted::is(Planted::RestartsAgain)
+        && let Some(member) = facts.members.get(name).filter(|member| member.is_ready())
+    {
+        return member.record.generation.next();
+    }
     restart.and_then(|operation| operation.targets.get(name)).copied().unwrap_or_default()
 }
 
@@ -86,16 +94,19 @@ impl<'a> InLine<'a> {
 pub(super) fn roll(facts: &Facts, plan: &mut Plan) {
     let mut line: Vec<InLine<'_>> =
         facts.own_members().map(|(name, member)| InLine::of(facts, name, member)).collect();
-    line.sort_by_key(|next| (!next.is_down, next.is_leader, next.name));
+    let leader_first = planted::is(Planted::PrimaryFirst);
+    line.sort_by_key(|next| (!next.is_down, next.is_leader != leader_first, next.name));
     let Some(next) = line.iter().find(|next| next.standing == Standing::Due) else {
         wait_for_the_last(facts, &line, plan);
         return;
     };
     if let Some(wait) = facts.pause("no member is restarted") {
         plan.waits.push(wait);
-    } else if let Some(other) = line.iter().find(|other| other.stops(next)) {
+    } else if !planted::is(Planted::AllAtOnce)
+        && let Some(other) = line.iter().find(|other| other.stops(next))
+    {
         plan.waits.push(waiting_for(other.name, other.member));
-    } else if next.is_down {
+    } else if next.is_down && !planted::is(Planted::RollbackTrap) {
         plan.actions.push(restart(facts, next, ""));
     } else if let Some(wait) = unsettled(facts).or_else(|| unknown(next)) {
         plan.waits.push(wait);
@@ -118,7 +129,7 @@ fn wait_for_the_last(facts: &Facts, line: &[InLine<'_>], plan: &mut Plan) {
 
 /// The leader goes last, and hands over first if it can. If not, the event says why.
 fn renew_leader(facts: &Facts, leader: &InLine<'_>) -> Action {
-    if facts.revision.blueprint.rolling == RollingOrder::InPlace {
+    if facts.revision.blueprint.rolling == RollingOrder::InPlace || planted::is(Planted::PrimaryFirst) {
         return restart(facts, leader, "");
     }
     let led = facts.groups().find(|group| group.role.is_some() && group.name == &leader.member.record.group);

@@ -30,6 +30,7 @@ use crate::metadata::{Versioned, WriteOutcome};
 use crate::model::{Evidence, Holder, Initialised, Member, MemberPhase, Reason};
 use crate::observed::Observed;
 use crate::orchestrator::Orchestrator;
+use crate::planted::{self, Planted};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet, Registry};
 use crate::runtime::Environment;
 use crate::store::Store;
@@ -171,6 +172,7 @@ impl Claimant {
             // Volumes and address first: once we are off the list, the next claimant does not ask us.
             for id in body.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
                 if let Some(status) = self.volumes.describe(id).await?
+                    && !planted::is(Planted::ReleaseWithoutDetach)
                     && status.attachment.holder() == Some(&self.node)
                 {
                     self.volumes.begin_detach(id, &self.node).await?;
@@ -331,7 +333,7 @@ impl Claimant {
     async fn raise_epoch(&self, found: &Versioned<Member>, evidence: &[(Holder, Evidence)]) -> Result<bool> {
         let now = self.env.clock().wall();
         let change = |body: &mut Member| {
-            body.epoch = body.epoch.next();
+            body.epoch = if planted::is(Planted::EpochNotRaised) { body.epoch } else { body.epoch.next() };
             let holder =
                 Holder { node: self.node.clone(), incarnation: self.incarnation.clone(), epoch: body.epoch };
             let from = body.holder.replace(holder.clone());

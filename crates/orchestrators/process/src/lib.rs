@@ -23,7 +23,8 @@ use steadfast_core::ids::ServiceName;
 use steadfast_core::orchestrator::{
     NodeReport, Orchestrator, OrchestratorCapabilities, PlacementBy, TaskReport, Workload,
 };
-use steadfast_core::runtime::Environment;
+use steadfast_core::planted::{self, Planted};
+use steadfast_core::runtime::{Environment, Moment};
 use steadfast_core::store::Store;
 
 use nodes::Sightings;
@@ -75,7 +76,12 @@ impl Orchestrator for ProcessOrchestrator {
 
     async fn nodes(&self) -> Result<Vec<NodeReport>> {
         let nodes = self.store.nodes().await?;
-        let now = self.env.clock().monotonic();
+        let now = if planted::is(Planted::WallClockLease) {
+            let since = self.env.clock().wall().as_millisecond();
+            Moment::from_zero(Duration::from_millis(u64::try_from(since).unwrap_or_default()))
+        } else {
+            self.env.clock().monotonic()
+        };
         let mut reports = Vec::new();
         for (record, status) in self.sightings.look(now, nodes) {
             let silent = || status.is_none_or(nodes::Lease::is_half_over);

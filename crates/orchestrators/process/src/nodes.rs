@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use steadfast_core::ids::{Incarnation, NodeName};
 use steadfast_core::model::{Evidence, NodeHealth, NodeRecord, NodeStatus};
+use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::Moment;
 
 use crate::Proof;
@@ -103,7 +104,7 @@ pub(crate) fn health(
     if record.confirmed_dead.as_ref() == Some(&record.incarnation) {
         return NodeHealth::Dead(Evidence::OperatorConfirmed);
     }
-    if proof == Proof::Dead {
+    if proof == Proof::Dead || proof == Proof::Unknown && planted::is(Planted::NoAnswerIsDeath) {
         return NodeHealth::Dead(Evidence::NodeProvenDead);
     }
     let Some(Lease { silence, length }) = lease else { return NodeHealth::Unknown };
@@ -115,6 +116,8 @@ pub(crate) fn health(
         let over = lease_death_after.is_some_and(|margin| age >= length.saturating_add(margin));
         return if over && proof == Proof::Unknown {
             NodeHealth::Dead(Evidence::LeaseExpired)
+        } else if planted::is(Planted::SilenceIsDeath) {
+            NodeHealth::Dead(Evidence::NodeProvenDead)
         } else {
             NodeHealth::Suspect
         };

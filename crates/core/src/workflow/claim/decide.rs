@@ -8,6 +8,7 @@ use crate::ids::{Incarnation, NodeName, VolumeId};
 use crate::ip::AddressStatus;
 use crate::model::{Evidence, Holder, Member, MemberPhase, Reason};
 use crate::observed::Observed;
+use crate::planted::{self, Planted};
 use crate::registry::{DomainName, RecordSet};
 use crate::volume::{Attachment, Exclusivity, VolumeStatus};
 
@@ -116,6 +117,16 @@ pub fn next(view: &ClaimView) -> Step {
         return Step::Wait(Reason::FenceUnproven, unproven_text(holder));
     }
     if !held {
+        if planted::is(Planted::DetachBeforeOwnership)
+            && let Some(step @ Step::Detach { .. }) = next_for_volumes(view)
+        {
+            return step;
+        }
+        if planted::is(Planted::AddressBeforeOwnership)
+            && let Some(step @ Step::TakeAddress { .. }) = next_for_address(view)
+        {
+            return step;
+        }
         return Step::RaiseEpoch { evidence: proven };
     }
     if let Some(step) = next_for_volumes(view).or_else(|| next_for_address(view)) {
@@ -137,7 +148,9 @@ fn weigh(view: &ClaimView) -> (Vec<(Holder, Evidence)>, Vec<&Holder>) {
     for (index, holder) in view.others.iter().enumerate() {
         match view.evidence.get(&index) {
             Some(evidence) => proven.push((holder.clone(), *evidence)),
-            None if storage_refuses => proven.push((holder.clone(), Evidence::StorageRefused)),
+            None if storage_refuses || planted::is(Planted::NoFence) => {
+                proven.push((holder.clone(), Evidence::StorageRefused))
+            }
             None => unproven.push(holder),
         }
     }
@@ -166,7 +179,7 @@ fn next_for_volume(view: &ClaimView, volume: &VolumeView) -> Option<Step> {
         Observed::Unknown => return wait(Reason::VolumeBusy, "cannot be looked at".to_owned()),
     };
     match &status.attachment {
-        Attachment::Attached(holder) if holder == node => None,
+        Attachment::Attached(holder) if holder == node || planted::is(Planted::BlindAttach) => None,
         Attachment::Attaching(holder) if holder == node => {
             wait(Reason::VolumeAttaching, format!("is being attached to {node}"))
         }

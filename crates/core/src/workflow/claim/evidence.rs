@@ -3,6 +3,7 @@
 use crate::ids::{Incarnation, NodeName};
 use crate::model::{Evidence, Holder, NodeHealth, NodeRecord};
 use crate::orchestrator::NodeReport;
+use crate::planted::{self, Planted};
 
 /// What is known of an earlier holder.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +38,12 @@ pub fn evidence_for(state: &HolderState<'_>) -> Option<Evidence> {
     }
     let report = report.filter(|report| report.incarnation == holder.incarnation)?;
     match &report.health {
-        NodeHealth::Dead(Evidence::LeaseExpired) if !accept_lease => None,
+        NodeHealth::Dead(_) if planted::is(Planted::OnlyItsOwnWord) => None,
+        NodeHealth::Dead(Evidence::LeaseExpired)
+            if !accept_lease && !planted::is(Planted::LeaseAcceptedByNobody) =>
+        {
+            None
+        }
         NodeHealth::Dead(evidence) => Some(*evidence),
         NodeHealth::Ready | NodeHealth::Suspect | NodeHealth::Draining | NodeHealth::Unknown => None,
     }
