@@ -126,7 +126,7 @@ fn interrupted(cluster: &Cluster, servers: &Servers<'_>, victim: Victim, kind: O
     // dead.
     let agent = match kind {
         OperationKind::Create | OperationKind::Start | OperationKind::Undelete => None,
-        OperationKind::Restart | OperationKind::Stop | OperationKind::Delete => {
+        _ => {
             let node = before.members.values().find_map(|member| member.placed_on.clone());
             Some(cluster.agent_pid(node.unwrap_or_else(|| panic!("{what}: nobody runs")).as_str()))
         }

@@ -84,7 +84,7 @@ fn running(placement: &Placement, record: &NodeRecord) -> MemberStatus {
         role: Role::Unknown,
         role_term: RoleTerm(0),
         follows: None,
-membership: None,
+        membership: None,
         ready: true,
         position: None,
         lag: None,
