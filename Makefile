@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test test-e2e bench fuzz docs install-engines install-test-deps
+.PHONY: help demo test test-e2e sim-long bench fuzz docs install-engines install-test-deps
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -23,6 +23,13 @@ test: install-test-deps ## Everything this machine permits, and a list of what i
 test-e2e: install-test-deps ## The end-to-end suites alone: about ten minutes
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --package steadfast-workspace --all-features --no-fail-fast
+
+# Not part of `make test`: the whole of it has not been run to its end yet.
+sim-long: ## The simulator for long: every fault at every call, then at random, then the repeats (SIM_BUDGET=10m)
+	cargo run --locked --release --package steadfast-sim -- enumerate
+	cargo run --locked --release --package steadfast-sim -- run --budget $(or $(SIM_BUDGET),10m)
+	cargo run --locked --release --package steadfast-sim -- replay sim/plans
+	STEADFAST_SIM_RUNS=1000 cargo test --locked --release --package steadfast-sim --test determinism
 
 bench: ## The benchmarks (results with the machine named: docs/benchmarks.md)
 	cargo bench --locked --workspace
