@@ -75,7 +75,10 @@ const KEPT_OUT_OF_CORE: &[&str] = &[
 /// Files past 500 lines, and why each is one piece. A file past 1,000 is not allowed for any reason.
 const LONG_FILES: &[(&str, &str)] = &[
     ("crates/core/src/controller/execute.rs", "one function per action of a plan, in the order of the plan"),
-    ("crates/core/tests/crashes.rs", "one crash test, written once, and the list of the workflows it is applied to"),
+    (
+        "crates/core/tests/crashes.rs",
+        "one crash test, written once, and the list of the workflows it is applied to",
+    ),
     ("crates/core/tests/ancestor.rs", "one test per weakness of the ancestor, sharing one set of helpers"),
     ("crates/backends/embedded/tests/dns.rs", "one case per rule of the server, sharing one set of helpers"),
 ];
