@@ -89,8 +89,6 @@ pub(crate) struct MemberTask {
     recorded: Option<(Epoch, MemberPhase)>,
     unhealthy: Option<String>,
     diverged: bool,
-    /// Whether what was refused last is why it does not run, and not that its engine has ended.
-    refused: bool,
     waits: u32,
 }
 
@@ -126,7 +124,6 @@ impl MemberTask {
             recorded: None,
             unhealthy: None,
             diverged: false,
-            refused: false,
             waits: 0,
         }
     }
@@ -380,7 +377,7 @@ impl MemberTask {
             Process::None => {
                 let delay = self.restarts.delay(self.now());
                 self.status.phase = MemberPhase::Starting;
-                if self.restarts.is_loop() && !self.refused {
+                if self.restarts.is_loop() {
                     let text = format!(
                         "its engine has ended {} times; it is started again in {} s: steadfast logs {}",
                         self.restarts.count(),

@@ -50,14 +50,12 @@ impl MemberTask {
             Ok(()) => {
                 self.waits = 0;
                 self.diverged = false;
-                self.refused = false;
                 self.status.blocked = None;
                 Duration::ZERO
             }
             Err(Held { reason, message, soon }) => {
                 tracing::debug!(member = %self.name, %reason, %message, "not started yet");
                 self.status.blocked = Some((reason, message));
-                self.refused = !soon;
                 if soon {
                     return self.growing_pause();
                 }
