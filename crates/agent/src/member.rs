@@ -89,6 +89,8 @@ pub(crate) struct MemberTask {
     recorded: Option<(Epoch, MemberPhase)>,
     unhealthy: Option<String>,
     diverged: bool,
+    /// Whether the last try to start it was refused for a reason of its own.
+    refused: bool,
     waits: u32,
 }
 
@@ -124,6 +126,7 @@ impl MemberTask {
             recorded: None,
             unhealthy: None,
             diverged: false,
+            refused: false,
             waits: 0,
         }
     }
@@ -377,9 +380,9 @@ impl MemberTask {
             Process::None => {
                 let delay = self.restarts.delay(self.now());
                 self.status.phase = MemberPhase::Starting;
-                if self.restarts.is_loop() {
+                if self.restarts.is_loop() && !self.refused {
                     let text = format!(
-                        "its engine has ended {} times; it is started again in {} s: steadfast logs {}",
+                        "its engine has failed {} times; it is started again in {} s: steadfast logs {}",
                         self.restarts.count(),
                         delay.as_secs(),
                         self.name

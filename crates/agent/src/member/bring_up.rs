@@ -23,13 +23,23 @@ use crate::seams::MadeEngine;
 pub(super) struct Held {
     reason: Reason,
     message: String,
-    /// Whether trying again soon may help; otherwise the delay of a restart applies.
-    soon: bool,
+    again: Again,
+}
+
+/// When to try again, and what users are told after many tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// Something that is under way has to end first.
+    Soon,
+    /// After the delay of a restart. Why it was refused stays the answer, however often that is.
+    Refused,
+    /// After the delay of a restart. Often enough, it is a crash loop.
+    Failed,
 }
 
 impl From<Error> for Held {
     fn from(error: Error) -> Self {
-        Held { reason: reason_of(&error), message: error.message().to_owned(), soon: true }
+        Held { reason: reason_of(&error), message: error.message().to_owned(), again: Again::Soon }
     }
 }
 
@@ -50,15 +60,17 @@ impl MemberTask {
             Ok(()) => {
                 self.waits = 0;
                 self.diverged = false;
+                self.refused = false;
                 self.status.blocked = None;
                 Duration::ZERO
             }
-            Err(Held { reason, message, soon }) => {
+            Err(Held { reason, message, again }) => {
                 tracing::debug!(member = %self.name, %reason, %message, "not started yet");
                 self.status.blocked = Some((reason, message));
-                if soon {
+                if again == Again::Soon {
                     return self.growing_pause();
                 }
+                self.refused = again == Again::Refused;
                 let (now, timers) = (self.now(), self.parts().config.timers);
                 self.restarts.ended(now, &timers);
                 timers.look_closely
@@ -100,7 +112,11 @@ impl MemberTask {
             Records::Known(known) => known.revision.spec.fencing.accept_lease,
             _ => false,
         };
-        self.node.lease_end(accepted).map_err(|(reason, message)| Held { reason, message, soon: true })
+        self.node.lease_end(accepted).map_err(|(reason, message)| Held {
+            reason,
+            message,
+            again: Again::Soon,
+        })
     }
 
     async fn claim(&mut self) -> Result<(), Held> {
@@ -203,7 +219,7 @@ impl MemberTask {
             let facts = looked.unwrap_or_else(|| Err(silent_disk())).map_err(|(reason, message)| Held {
                 reason,
                 message,
-                soon: false,
+                again: Again::Refused,
             })?;
             found.push((volume.clone(), facts));
         }
@@ -221,7 +237,7 @@ impl MemberTask {
             DataStep::Keep => None,
             DataStep::Make(first) => Some(first),
             DataStep::Wait(reason, message) => return Err(held(reason, message)),
-            DataStep::Refuse(reason, message) => return Err(Held { reason, message, soon: false }),
+            DataStep::Refuse(reason, message) => return Err(Held { reason, message, again: Again::Refused }),
         };
         let wanted = if known.is_led_by_us() {
             wanted_role(&self.name, &setting.context.peers, known.role())
@@ -312,7 +328,7 @@ impl MemberTask {
                     "port {port} of {address} is taken on {}; see by whom with: ss -ltnp 'sport = :{port}'",
                     context.node
                 ),
-                soon: false,
+                again: Again::Refused,
             }),
         }
     }
@@ -361,7 +377,7 @@ impl MemberTask {
 }
 
 pub(super) fn held(reason: Reason, message: impl Into<String>) -> Held {
-    Held { reason, message: message.into(), soon: true }
+    Held { reason, message: message.into(), again: Again::Soon }
 }
 
 impl Held {
@@ -370,11 +386,15 @@ impl Held {
     }
 }
 
-/// A preparation that failed is an attempt to start, and is repeated with growing delay; but a volume that
-/// somebody else still uses is only waited for.
+/// A volume that somebody else still uses is only waited for. What says neither by a code nor by its kind why it
+/// failed is a program of the engine that did not end well: no store is asked while data is prepared.
 fn not_prepared(error: Error) -> Held {
-    let soon = error.kind() == ErrorKind::Busy;
-    Held { soon, ..Held::from(error) }
+    let (reason, again) = match reason_of(&error) {
+        reason if error.kind() == ErrorKind::Busy => (reason, Again::Soon),
+        Reason::EngineUnhealthy | Reason::StoreUnavailable => (Reason::EngineUnhealthy, Again::Failed),
+        reason => (reason, Again::Refused),
+    };
+    Held { reason, message: error.message().to_owned(), again }
 }
 
 fn millis(duration: Duration) -> u64 {
