@@ -17,6 +17,11 @@ pub fn reason_of(error: &io::Error) -> Reason {
     }
 }
 
+/// What is said of a disk that does not answer.
+pub(crate) fn silent() -> (Reason, String) {
+    (Reason::IoError, "its disk does not answer".to_owned())
+}
+
 /// What is wrong with the disk that `folder` is on, if it can be seen from outside: no space left, or no writing.
 pub fn complaint(folder: &Path) -> Option<(Reason, String)> {
     let stat = match statvfs(folder) {

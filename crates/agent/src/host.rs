@@ -1,6 +1,7 @@
 //! What an agent does on its node beside guarding: looking at disks and ports, and preparing data. A simulator has
 //! its own.
 
+mod apart;
 mod local;
 
 use std::collections::BTreeMap;

@@ -15,6 +15,7 @@ use steadfast_core::runtime::Environment;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use super::apart::Apart;
 use super::{MountedVolume, NodeHost, Outcome, PrepareJob, VolumeFacts};
 use crate::disk;
 use crate::prepare::{self, Answer};
@@ -34,37 +35,22 @@ pub enum Preparer {
 pub struct LocalHost {
     env: Environment,
     preparer: Preparer,
+    apart: Apart,
 }
 
 impl LocalHost {
     /// The node this process runs on.
     pub fn new(env: Environment, preparer: Preparer) -> Self {
-        LocalHost { env, preparer }
+        LocalHost { env, preparer, apart: Apart::default() }
     }
 }
 
 #[async_trait]
 impl NodeHost for LocalHost {
     async fn volume(&self, volume: &MountedVolume) -> Result<VolumeFacts, (Reason, String)> {
-        let failure = |path: &Path, error: &io::Error| {
-            (disk::reason_of(error), format!("cannot read {}: {error}", path.display()))
-        };
-        let path = volume.identity();
-        let identity = match fs::read(&path) {
-            Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| {
-                (Reason::VolumeCorrupt, format!("{} cannot be understood: {error}", path.display()))
-            })?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failure(&path, &error)),
-        };
-        let data = volume.data();
-        let empty = match fs::read_dir(&data) {
-            // What the file system itself puts there is no data.
-            Ok(entries) => entries.flatten().all(|entry| entry.file_name() == "lost+found"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(failure(&data, &error)),
-        };
-        Ok(VolumeFacts { identity, empty })
+        let seen = volume.clone();
+        let looked = self.apart.look(&volume.folder, move || facts(&seen)).await;
+        looked.unwrap_or_else(|| Err(disk::silent()))
     }
 
     async fn ports_taken(&self, address: IpAddr, ports: &BTreeMap<String, u16>) -> Vec<u16> {
@@ -75,7 +61,9 @@ impl NodeHost for LocalHost {
     }
 
     async fn disk(&self, folder: &Path) -> Option<(Reason, String)> {
-        disk::complaint(folder)
+        let seen = folder.to_owned();
+        let looked = self.apart.look(folder, move || disk::complaint(&seen)).await;
+        looked.unwrap_or_else(|| Some(disk::silent()))
     }
 
     async fn prepare(&self, job: &PrepareJob) -> Result<Outcome> {
@@ -100,6 +88,38 @@ impl NodeHost for LocalHost {
             }
         }
     }
+}
+
+/// What a volume holds. It may take as long as the disk likes.
+fn facts(volume: &MountedVolume) -> Result<VolumeFacts, (Reason, String)> {
+    let failure = |path: &Path, error: &io::Error| {
+        (disk::reason_of(error), format!("cannot read {}: {error}", path.display()))
+    };
+    let path = volume.identity();
+    let identity = match fs::read(&path) {
+        Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| {
+            (Reason::VolumeCorrupt, format!("{} cannot be understood: {error}", path.display()))
+        })?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failure(&path, &error)),
+    };
+    let data = volume.data();
+    let empty = match is_empty(&data) {
+        Ok(empty) => empty,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(failure(&data, &error)),
+    };
+    Ok(VolumeFacts { identity, empty })
+}
+
+/// Whether there is nothing in a folder but what the file system itself puts there. What cannot be read is not empty.
+fn is_empty(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        if entry?.file_name() != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn run(program: &Path, arguments: &[String], job: &PrepareJob) -> io::Result<Answer> {

@@ -13,7 +13,6 @@ use steadfast_core::workflow::claim::ClaimProgress;
 
 use super::data::{self, DataStep, DataView, wanted_role};
 use super::decide::Wanted;
-use super::observe::silent_disk;
 use super::{Known, MemberTask, Records, reason_of};
 use crate::guard::{GuardSpec, LogSpec};
 use crate::host::{MountedVolume, Outcome, PrepareJob, VolumeFacts};
@@ -216,11 +215,9 @@ impl MemberTask {
         let mut found: Vec<(MountedVolume, VolumeFacts)> = Vec::new();
         for volume in &setting.volumes {
             let looked = parts.env.timeout(parts.config.timers.answer, parts.host.volume(volume)).await;
-            let facts = looked.unwrap_or_else(|| Err(silent_disk())).map_err(|(reason, message)| Held {
-                reason,
-                message,
-                again: Again::Refused,
-            })?;
+            let facts = looked
+                .unwrap_or_else(|| Err(crate::disk::silent()))
+                .map_err(|(reason, message)| Held { reason, message, again: Again::Refused })?;
             found.push((volume.clone(), facts));
         }
         let serving_leader = self.serving_leader(known, &setting.context.peers).await?;

@@ -218,16 +218,11 @@ impl MemberTask {
         for volume in &live.volumes {
             // A disk that hangs keeps whoever looks at it for ever; users have to be told all the same.
             let seen = env.timeout(patience, host.disk(&volume.folder)).await;
-            found = found.or(seen.unwrap_or_else(|| Some(silent_disk())));
+            found = found.or(seen.unwrap_or_else(|| Some(crate::disk::silent())));
         }
         live.disk = Some((now, found.clone()));
         found
     }
-}
-
-/// What is said of a disk that does not answer.
-pub(super) fn silent_disk() -> (Reason, String) {
-    (Reason::IoError, "its disk does not answer".to_owned())
 }
 
 /// Whether the engine is in a role, by its own word.
