@@ -141,15 +141,36 @@ impl NodeDir {
     /// If `/proc` or the folder cannot be read.
     pub fn kill_strays(&self) -> io::Result<usize> {
         let mut strays = steadfast_lock::holders(&self.machine_lock())?;
-        if let Ok(guards) = fs::read_dir(self.guards()) {
-            for guard in guards.flatten() {
-                for pid in steadfast_lock::holders(&guard.path().join("lock"))? {
-                    strays.remove(&pid);
-                }
+        let guards = match fs::read_dir(self.guards()) {
+            Ok(guards) => Some(guards),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // Guards that cannot be seen would pass for strays.
+            Err(error) => return Err(error),
+        };
+        for guard in guards.into_iter().flatten() {
+            for pid in steadfast_lock::holders(&guard?.path().join("lock"))? {
+                strays.remove(&pid);
             }
         }
         let own = i32::try_from(std::process::id()).ok();
         strays.retain(|pid| Some(*pid) != own);
         steadfast_lock::kill_holders_among(&[&self.machine_lock()], &strays).map(|killed| killed.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A failing disk once made every engine of the node a stray, which is killed.
+    #[test]
+    fn guards_that_cannot_be_read_are_no_reason_to_take_their_engines_for_strays() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = NodeDir::new(folder.path());
+        let held = Lock::try_shared(&dir.machine_lock()).unwrap();
+        assert_eq!(dir.kill_strays().unwrap(), 0, "there are none yet");
+        fs::write(dir.guards(), "not a folder").unwrap();
+        dir.kill_strays().unwrap_err();
+        drop(held);
     }
 }
