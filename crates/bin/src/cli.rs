@@ -45,7 +45,8 @@ struct Cli {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The data folder of an embedded cluster [default: $XDG_DATA_HOME/steadfast or ~/.local/share/steadfast]
+    /// The data folder of an embedded cluster [default: $XDG_DATA_HOME/steadfast, else ~/.local/share/steadfast; for
+    /// root /var/lib/steadfast]
     #[arg(long, global = true, env = "STEADFAST_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// How to print results
@@ -143,7 +144,13 @@ fn run(cli: Cli) -> Result<Exit> {
         // These become another program, and have no runtime by then.
         Verb::Exec(args) => client::exec(&global, &args),
         Verb::Connect(args) => client::connect(&global, &args),
-        verb => runtime()?.block_on(run_async(&global, verb)),
+        verb => {
+            let runtime = runtime()?;
+            let result = runtime.block_on(run_async(&global, verb));
+            // A thread that a hanging disk keeps does not keep the process.
+            runtime.shutdown_background();
+            result
+        }
     }
 }
 

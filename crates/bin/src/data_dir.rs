@@ -32,6 +32,9 @@ const SOCKET_PATH: usize = 107;
 /// Below this much free space nothing is begun, in bytes.
 const LEAST_FREE: u64 = 64 << 20;
 
+/// Root's data folder, if nothing else is said.
+const OF_THE_SYSTEM: &str = "/var/lib/steadfast";
+
 /// A data folder, by its absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DataDir {
@@ -50,7 +53,7 @@ pub(crate) struct Endpoint {
 }
 
 impl DataDir {
-    /// The folder that is meant: the one given, or the user's own.
+    /// The folder that is meant: the one given, or the user's own, which for root is the system's.
     pub(crate) fn locate(given: Option<&Path>) -> Result<DataDir> {
         let path = match given {
             Some(path) => path.to_path_buf(),
@@ -61,7 +64,10 @@ impl DataDir {
                         .filter(|path| path.is_absolute())
                         .map(|path| path.join(tail))
                 };
+                // Engines that run as another user do not get into root's home.
+                let of_the_system = || nix::unistd::geteuid().is_root().then(|| PathBuf::from(OF_THE_SYSTEM));
                 under("XDG_DATA_HOME", "steadfast")
+                    .or_else(of_the_system)
                     .or_else(|| under("HOME", ".local/share/steadfast"))
                     .ok_or_else(|| {
                         Failure::usage(
@@ -83,6 +89,11 @@ impl DataDir {
     ) -> Result<(DataDir, ClusterConfig)> {
         let data = DataDir::locate(given)?;
         data.check_length()?;
+        data.check_passable()?;
+        if let Some(above) = data.root.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o711).create(above);
+            made.map_err(|error| unusable(above, &error))?;
+        }
         data.make_passable("")?;
         let data = DataDir { root: fs::canonicalize(&data.root).context("find the data folder")? };
         data.check_writable()?;
@@ -251,6 +262,26 @@ impl DataDir {
         Ok(())
     }
 
+    /// Root starts engines as another user, who has to pass through everything above their data. What does not exist
+    /// yet is made so.
+    pub(crate) fn check_passable(&self) -> Result<()> {
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(());
+        }
+        let closed = first_closed(&self.root).context("look at the data folder's path")?;
+        closed.map_or(Ok(()), |(folder, mode)| {
+            Err(Failure::new(format!(
+                "engines run as another user than root, who cannot pass through {} (its mode is {mode:o})",
+                folder.display()
+            ))
+            .reason("PermissionDenied")
+            .remedy(format!(
+                "run `chmod o+x {}`, or choose another folder with --data DIR",
+                folder.display()
+            )))
+        })
+    }
+
     fn check_writable(&self) -> Result<()> {
         let space = nix::sys::statvfs::statvfs(&self.root).context("look at the data folder's disk")?;
         let free = space.blocks_available().saturating_mul(space.fragment_size());
@@ -270,6 +301,22 @@ impl DataDir {
             .and_then(|()| fs::remove_file(&probe))
             .map_err(|error| unusable(&self.root, &error))
     }
+}
+
+/// The folder highest above `path` that other users cannot pass through, and its mode.
+fn first_closed(path: &Path) -> io::Result<Option<(&Path, u32)>> {
+    let above: Vec<&Path> = path.ancestors().skip(1).collect();
+    for folder in above.into_iter().rev() {
+        let mode = match fs::metadata(folder) {
+            Ok(metadata) => metadata.permissions().mode() & 0o7777,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if mode & 0o001 == 0 {
+            return Ok(Some((folder, mode)));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes a file whole and durably: under another name first, then put in its place.
@@ -372,6 +419,19 @@ mod tests {
         let left: Vec<_> =
             drafts.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_folder_that_is_closed_above_the_data_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let closed = folder.path().join("closed");
+        let data = closed.join("open").join("data");
+        fs::create_dir_all(&data).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o750)).unwrap();
+        assert_eq!(first_closed(&data).unwrap(), Some((closed.as_path(), 0o750)));
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o711)).unwrap();
+        assert_eq!(first_closed(&data).unwrap(), None, "the data folder itself is ours to open");
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     let config = data.config()?;
     let environment = Environment::system(crate::data_dir::random()?);
     let folder = PathBuf::from("nodes").join(options.node.as_str());
+    data.check_passable()?;
     data.make_passable(&folder)?;
     data.make_passable(folder.join("run"))?;
     let dir = NodeDir::new(data.node(&options.node));
