@@ -1,8 +1,6 @@
 //! Three servers on the embedded store: any of them may die, or stand still, at any moment of any operation, and
 //! another goes on where it was. One disk: this is about controllers, and does not prove a replicated store.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
-
 mod plane;
 mod support;
 

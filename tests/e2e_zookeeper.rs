@@ -8,7 +8,7 @@ scenarios! { ZOOKEEPER;
     a_service_is_created_with_its_members_apart,
     an_engine_that_is_killed_is_started_again_in_place,
     a_guard_that_is_killed_takes_its_engine_along,
-    an_agent_that_is_killed_is_replaced_under_load_and_no_engine_notices,
+    an_agent_that_is_killed_is_replaced_by_a_newer_build_under_load_and_no_engine_notices,
     a_server_that_is_killed_is_replaced_and_no_engine_notices,
     a_member_whose_node_is_killed_comes_back_as_itself_elsewhere,
     a_node_that_comes_back_after_its_member_has_moved_leaves_it_alone,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,6 +34,10 @@ pub struct Layout {
     pub user: Option<(u32, u32)>,
     /// Where the DNS server listens, if that matters.
     pub dns: Option<SocketAddr>,
+    /// What `up` finds in its environment.
+    pub environment: Vec<(&'static str, PathBuf)>,
+    /// Whether it has a copy of the program for itself, which a test may replace.
+    pub own_program: bool,
 }
 
 /// A running cluster.
@@ -93,7 +97,9 @@ impl Cluster {
         let mut program = program();
         if let Some((user, group)) = layout.user {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
-            // Its own place may be closed to others.
+        }
+        // Where it is built may be closed to other users.
+        if layout.user.is_some() || layout.own_program {
             let copy = folder.path().join("steadfast");
             fs::copy(&program, &copy).unwrap();
             program = copy;
@@ -129,6 +135,7 @@ impl Cluster {
             .args(["--nodes", &self.layout.nodes.to_string()])
             .args(["--servers", &self.layout.servers.to_string()])
             .args(["--dns", &self.dns().to_string()])
+            .envs(self.layout.environment.iter().cloned())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .process_group(0);
@@ -168,6 +175,25 @@ impl Cluster {
         }
         fs::write(&file, config.to_string()).unwrap();
         self.start_up();
+    }
+
+    /// Puts another build of the program into the place of the cluster's own, as a package's upgrade does.
+    pub fn upgrade_program(&self) {
+        assert!(self.layout.own_program, "others run this program, too");
+        let mut build = fs::read(&self.program).unwrap();
+        // What follows the end of a program is no part of what it does.
+        build.extend_from_slice(b"another build");
+        let new = self.program.with_extension("new");
+        fs::write(&new, build).unwrap();
+        fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, &self.program).unwrap();
+    }
+
+    /// Whether a process runs the program that lies in its place now.
+    pub fn runs_this_program(&self, pid: i32) -> bool {
+        let its = fs::metadata(format!("/proc/{pid}/exe")).unwrap();
+        let ours = fs::metadata(&self.program).unwrap();
+        (its.dev(), its.ino()) == (ours.dev(), ours.ino())
     }
 
     /// Ends `steadfast up` in order.

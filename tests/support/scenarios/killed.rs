@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use steadfast_core::model::NodeHealth;
 
 use super::{SERVICE, Stage};
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, Layout};
 use crate::support::engine::Engine;
 use crate::support::{process, until};
 
@@ -43,17 +43,23 @@ pub fn a_guard_that_is_killed_takes_its_engine_along(engine: &'static Engine) {
     stage.end();
 }
 
-pub fn an_agent_that_is_killed_is_replaced_under_load_and_no_engine_notices(engine: &'static Engine) {
-    let stage = Stage::new(engine);
+pub fn an_agent_that_is_killed_is_replaced_by_a_newer_build_under_load_and_no_engine_notices(
+    engine: &'static Engine,
+) {
+    let layout = Layout { nodes: 3, servers: 1, own_program: true, ..Layout::default() };
+    let stage = Stage::on(Cluster::of(layout), engine, &[]);
     let lives = stage.lives();
     let broken = stage.writer.broken();
+    stage.cluster.upgrade_program();
     for node in ["node-1", "node-2", "node-3"] {
         let agent = stage.cluster.agent_pid(node);
+        assert!(!stage.cluster.runs_this_program(agent), "{node} is of the build before");
         process::signal(agent, Signal::SIGKILL);
-        until(&format!("{node} has another agent"), || match stage.cluster.agent_pid(node) {
-            other if other != agent => Ok(()),
+        let next = until(&format!("{node} has another agent"), || match stage.cluster.agent_pid(node) {
+            other if other != agent => Ok(other),
             same => Err(format!("it is still {same}")),
         });
+        assert!(stage.cluster.runs_this_program(next), "{node} is of the newer build");
     }
     stage.cluster.is_up();
     stage.writer.goes_on();

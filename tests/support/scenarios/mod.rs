@@ -1,5 +1,6 @@
 //! What is done to a service of whatever engine, and what must hold afterwards. Each scenario is written once.
 
+mod clock;
 mod crashes;
 mod disks;
 mod failovers;
@@ -8,6 +9,8 @@ mod operations;
 mod starts;
 mod stopped;
 
+#[allow(unused_imports, reason = "not every engine's clock is set")]
+pub use clock::*;
 pub use crashes::*;
 pub use disks::*;
 #[allow(unused_imports, reason = "not every engine is led by us")]
