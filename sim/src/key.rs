@@ -123,6 +123,11 @@ impl Sites {
         (index, nth)
     }
 
+    /// The sites, for who keeps them: counting begins anew.
+    pub fn take(&mut self) -> Vec<Site> {
+        std::mem::take(self).all
+    }
+
     /// The sites, in the order in which they first called.
     pub fn all(&self) -> &[Site] {
         &self.all

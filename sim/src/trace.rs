@@ -68,6 +68,12 @@ impl Trace {
         &self.checkpoints
     }
 
+    /// The hash, the checkpoints and the entries, for who keeps them.
+    pub fn take(&mut self) -> (u64, Vec<u64>, Vec<Entry>) {
+        let hash = self.hash.finish();
+        (hash, std::mem::take(&mut self.checkpoints), std::mem::take(&mut self.entries))
+    }
+
     /// The entries, in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

@@ -147,6 +147,13 @@ impl World {
         look(&self.state())
     }
 
+    /// Takes what is of use out of a world in which nothing more happens.
+    pub(crate) fn close<R>(&self, take: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        state.traced = 0;
+        take(&mut state)
+    }
+
     /// Changes the world now, and lets follow what follows.
     pub fn act<R>(&self, act: impl FnOnce(&mut Cloud, Time) -> R) -> R {
         let now = self.now();
@@ -185,8 +192,7 @@ impl World {
         let facts = state.cloud.truth.facts();
         for (index, (at, fact)) in facts.iter().enumerate().skip(state.traced) {
             let nth = u32::try_from(index).unwrap_or(u32::MAX);
-            let entry =
-                Entry { at: *at, site: FACT, nth, stage: Stage::Effect, digest: hash::of_debug(fact) };
+            let entry = Entry { at: *at, site: FACT, nth, stage: Stage::Effect, digest: fact.digest() };
             state.trace.push(entry, 0);
         }
         state.traced = facts.len();
@@ -223,7 +229,12 @@ impl World {
     }
 
     fn pull_trigger(&self, label: u64, nth: u32) {
-        let event = self.state().triggers.remove(&(label, nth));
+        let mut state = self.state();
+        if state.triggers.is_empty() {
+            return;
+        }
+        let event = state.triggers.remove(&(label, nth));
+        drop(state);
         if let Some(event) = event {
             // Not from within the caller's own task, which it may end.
             self.0.exec.at(self.now(), event);

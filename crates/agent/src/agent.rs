@@ -65,8 +65,10 @@ pub(crate) struct Node {
     statuses: Mutex<BTreeMap<MemberName, MemberStatus>>,
     /// When the lease was last renewed: the time before it was asked for.
     renewed: Mutex<Option<Moment>>,
-    /// Told when a status has changed in a way that matters.
+    /// Told when a status has changed in a way that matters, or the node's own record.
     news: Notify,
+    /// Whether the node's own record may have changed since it was last read: operators write there.
+    record_news: AtomicBool,
     /// The tasks, by member.
     tasks: Mutex<BTreeMap<MemberName, Arc<Inbox>>>,
     /// Told when a task has ended.
@@ -83,12 +85,14 @@ pub(crate) struct Inbox {
     pub(crate) service: ServiceName,
     told: Mutex<Told>,
     pub(crate) wake: Notify,
+    /// Whether the member's guard may have a lease, which is to be extended.
+    pub(crate) leased: AtomicBool,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     /// What shall run; none: nothing. Meaningless until `known`.
-    pub(crate) assignment: Option<Assignment>,
+    pub(crate) assignment: Option<Arc<Assignment>>,
     /// Whether the assignments could be read since the agent started.
     pub(crate) known: bool,
     /// Whether the records may have changed.
@@ -97,7 +101,7 @@ pub(crate) struct Told {
 
 impl Inbox {
     fn new(service: ServiceName) -> Self {
-        Inbox { service, told: Mutex::default(), wake: Notify::new() }
+        Inbox { service, told: Mutex::default(), wake: Notify::new(), leased: AtomicBool::new(true) }
     }
 
     /// What is told now; the news of changed records is taken.
@@ -145,6 +149,7 @@ pub async fn run(parts: AgentParts, shutdown: Shutdown) -> Result<()> {
         statuses: Mutex::default(),
         renewed: Mutex::default(),
         news: Notify::new(),
+        record_news: AtomicBool::new(true),
         tasks: Mutex::default(),
         ended: Notify::new(),
         over: AtomicBool::new(false),
@@ -268,12 +273,18 @@ impl Node {
     /// Takes what a member's task says.
     pub(crate) fn publish(&self, member: &MemberName, status: &MemberStatus) {
         let mut statuses = lock(&self.statuses);
-        let matters = statuses.get(member).is_none_or(|old| {
-            let essence =
-                |status: &MemberStatus| MemberStatus { position: None, lag: None, ..status.clone() };
-            essence(old) != essence(status)
-        });
-        statuses.insert(member.clone(), status.clone());
+        let matters = match statuses.get_mut(member) {
+            Some(old) if old == status => false,
+            Some(old) => {
+                let matters = !old.means_the_same(status);
+                *old = status.clone();
+                matters
+            }
+            None => {
+                statuses.insert(member.clone(), status.clone());
+                true
+            }
+        };
         if matters {
             self.news.notify_one();
         }

@@ -9,6 +9,7 @@ mod observe;
 mod restarts;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steadfast_core::engine::{Engine, Peer, WantedRole};
@@ -55,7 +56,7 @@ enum Records {
     /// The member has none.
     Gone,
     /// They say this.
-    Known(Box<Known>),
+    Known(Arc<Known>),
 }
 
 /// An engine that runs under a guard.
@@ -72,6 +73,9 @@ struct Live {
     disk: Option<(Moment, Option<(Reason, String)>)>,
 }
 
+/// An engine that answers has a guard: that one is asked with every so-manyth look only.
+const LOOKS_WITHOUT_GUARD: u32 = 2;
+
 /// The task of one member.
 #[derive(Debug)]
 pub(crate) struct MemberTask {
@@ -84,6 +88,8 @@ pub(crate) struct MemberTask {
     live: Option<Live>,
     status: MemberStatus,
     restarts: Restarts,
+    /// The guard of an engine that is well, as it was last found, and for how many looks more it is taken to be there.
+    guard: Option<(GuardStatus, u32)>,
     silent_since: Option<Moment>,
     exit_seen: Option<Incarnation>,
     recorded: Option<(Epoch, MemberPhase)>,
@@ -121,6 +127,7 @@ impl MemberTask {
                 blocked: None,
             },
             restarts: Restarts::default(),
+            guard: None,
             silent_since: None,
             exit_seen: None,
             recorded: None,
@@ -164,6 +171,9 @@ impl MemberTask {
         let view = self.view(process);
         let step = decide::next(&view);
         tracing::trace!(member = %self.name, ?step, ?view, "next");
+        if step != Step::Observe {
+            self.guard = None;
+        }
         let pause = self.take_step(step, &view).await;
         self.status.restarts = self.restarts.count();
         if pause.is_some() {
@@ -237,11 +247,18 @@ impl MemberTask {
                 })?)
             }
         };
-        Ok(Records::Known(Box::new(Known { member, service, revision })))
+        Ok(Records::Known(Arc::new(Known { member, service, revision })))
     }
 
     /// What runs of the member. Takes in how the engine has ended.
     async fn look(&mut self) -> Result<Process> {
+        if let Some((status, looks)) = &mut self.guard
+            && *looks > 0
+        {
+            *looks -= 1;
+            return Ok(Process::Guarded(status.clone()));
+        }
+        self.guard = None;
         let found = self.parts().guards.find(&self.name).await?;
         let now = self.now();
         if found != GuardState::Silent {
@@ -254,6 +271,7 @@ impl MemberTask {
             GuardState::Alive(status) => {
                 self.status.incarnation = status.engine_pid.map(|_| status.incarnation.clone());
                 self.status.generation = status.generation;
+                self.inbox.leased.store(status.lease_left_ms.is_some(), Ordering::Release);
                 Process::Guarded(status)
             }
             GuardState::Silent => {

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, future};
 use tokio::sync::Notify;
 
 pub use execute::{Executor, Progress};
@@ -39,7 +40,8 @@ use shards::Shards;
 /// How often the controller looks, and how much it does at once.
 #[derive(Debug, Clone, Copy)]
 pub struct ControllerConfig {
-    /// How often the nodes are looked at. One look is two backend calls, however many services there are.
+    /// How often the nodes are looked at, unless hints tell when there is something to see. One look is a few backend
+    /// calls, however many services there are.
     pub sweep: Duration,
     /// How often every service is looked at, hint or no hint.
     pub resync: Duration,
@@ -131,12 +133,13 @@ impl Controller {
         tasks.spawn("sweep", async move {
             while !until.is_requested() {
                 me.sweep().await;
-                // However many nodes speak at once, they are looked at once: a look reads them all.
+                // However many nodes speak at once, they are looked at once.
                 me.pause(me.config.sweep / 5, &until).await;
+                let quiet = me.quiet_for().saturating_sub(me.config.sweep / 5);
                 tokio::select! {
                     biased;
                     () = me.nodes_news.notified() => {}
-                    () = me.pause(me.config.sweep - me.config.sweep / 5, &until) => {}
+                    () = me.pause(quiet, &until) => {}
                 }
             }
         });
@@ -181,6 +184,16 @@ impl Controller {
         }
     }
 
+    /// How long nothing is to be seen of the nodes that hints do not tell.
+    fn quiet_for(&self) -> Duration {
+        let sweep = self.config.sweep;
+        if !self.store.follows_nodes() || !self.backends.orchestrator.capabilities().health_by_lease {
+            return sweep;
+        }
+        let settled = self.observer.nodes().settled_for(self.env.clock().monotonic());
+        settled.clamp(sweep, self.config.resync.max(sweep))
+    }
+
     async fn pause(&self, duration: Duration, until: &crate::runtime::Shutdown) {
         tokio::select! {
             biased;
@@ -207,6 +220,7 @@ impl Controller {
     }
 
     async fn resync(&self) {
+        self.store.doubt_all_nodes();
         match self.store.services().await {
             Ok(services) => {
                 for service in services {
@@ -220,43 +234,69 @@ impl Controller {
     }
 
     async fn follow_hints(&self, until: &crate::runtime::Shutdown) {
-        let prefix = match self.store.records().key(["services"]).map(|key| {
-            let parent: Vec<&str> = key.segments().collect();
-            crate::metadata::Key::new(&parent[..parent.len() - 1])
-        }) {
-            Ok(Ok(prefix)) => prefix,
-            _ => return,
-        };
-        let mut hints = match self.store.records().db().watch(&prefix).await {
+        let mut hints = match self.watch().await {
             Ok(hints) => hints,
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "no hints; the resync goes on");
                 return;
             }
         };
+        self.store.follow_nodes();
         loop {
-            let hint = tokio::select! {
+            let mut hint = tokio::select! {
                 biased;
-                () = until.requested() => return,
+                () = until.requested() => None,
                 hint = hints.next() => hint,
             };
-            match hint {
-                None => return,
-                Some(Hint::Reset) => self.resync().await,
-                Some(Hint::Changed(key)) => {
-                    let parts: Vec<&str> = key.segments().skip(2).collect();
-                    match parts.as_slice() {
-                        ["services", name] | ["members", name, _] => {
-                            if let Ok(name) = name.parse() {
-                                self.queue.push(name);
-                            }
-                        }
-                        // The status may say that a member has changed: the sweep finds out which.
-                        ["nodes", ..] => self.nodes_news.notify_one(),
-                        _ => {}
-                    }
+            // However many say so at once, everything is read anew once.
+            let mut reset = false;
+            loop {
+                match hint {
+                    None => return self.store.unfollow_nodes(),
+                    Some(Hint::Reset) => reset = true,
+                    Some(changed @ Hint::Changed(_)) => self.take_hint(&changed),
+                }
+                match hints.next().now_or_never() {
+                    Some(another) => hint = another,
+                    None => break,
                 }
             }
+            if reset {
+                self.store.follow_nodes();
+                self.nodes_news.notify_one();
+                self.resync().await;
+            }
+        }
+    }
+
+    /// Hints about what a controller goes by; what servers and operations write beside that is no news here.
+    async fn watch(&self) -> Result<BoxStream<'static, Hint>> {
+        let records = self.store.records();
+        let mut streams = Vec::new();
+        for kind in ["services", "members", "nodes"] {
+            streams.push(records.db().watch(&records.key([kind])?).await?);
+        }
+        // One that has ended leaves changes untold.
+        let ended = |hints: BoxStream<'static, Hint>| hints.map(Some).chain(stream::iter([None]));
+        let all = stream::select_all(streams.into_iter().map(ended));
+        Ok(all.take_while(|hint| future::ready(hint.is_some())).filter_map(future::ready).boxed())
+    }
+
+    fn take_hint(&self, hint: &Hint) {
+        let Hint::Changed(key) = hint else { return };
+        let mut parts = key.segments().skip(2);
+        match (parts.next(), parts.next()) {
+            (Some("services" | "members"), Some(name)) => {
+                if let Ok(name) = name.parse() {
+                    self.queue.push(name);
+                }
+            }
+            (Some("nodes"), _) => {
+                self.store.hint_of_node(hint);
+                // The status may say that a member has changed: the sweep finds out which.
+                self.nodes_news.notify_one();
+            }
+            _ => {}
         }
     }
 

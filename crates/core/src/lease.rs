@@ -1,4 +1,4 @@
-//! The servers' shares of the work: one lease per shard, with an epoch.
+//! The servers' shares of the work: one lease per shard, with an epoch. It is renewed by its holder's presence.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub struct Lease {
     pub holder: Option<ServerId>,
     /// Raised whenever the holder changes.
     pub epoch: Epoch,
-    /// Raised with every renewal: observers count from the last change they saw.
+    /// Raised with every change.
     pub beat: u64,
     /// How long the lease is, in milliseconds.
     pub ttl_ms: u64,

@@ -103,6 +103,9 @@ pub struct OrchestratorCapabilities {
     pub proves_node_death: bool,
     /// Whether one member can be restarted alone.
     pub restart_member: bool,
+    /// Whether a node's health is that of its lease: it changes only when the node's record or status is written, or
+    /// as time passes since. Where hints tell of the writes, such nodes need not be looked at all the time.
+    pub health_by_lease: bool,
 }
 
 /// Starts and stops engines.

@@ -18,11 +18,16 @@
 //! | `tasks/NODE/MEMBER` | assignments of the process orchestrator |
 //! | `dns/…`, `ip/…` | state of backends that keep theirs in the store |
 
+mod nodes;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use nodes::NodeCache;
+pub use nodes::NodeRecords;
 
 use crate::error::Result;
 use crate::ids::{ClusterName, MemberName, NodeName, OperationId, Revision, ServiceId, ServiceName};
@@ -43,27 +48,7 @@ pub struct Format {
 pub struct Store {
     records: Records,
     cluster: ClusterName,
-    /// The nodes' records as last read. They are read several times a second, and hardly ever differ.
-    looks: Arc<Mutex<Looks>>,
-}
-
-/// Records of nodes, by key, with the version that they were decoded from. A version is never reused.
-type OfNodes = Arc<BTreeMap<Key, (Version, OfNode)>>;
-
-#[derive(Debug, Clone)]
-enum OfNode {
-    Record(Arc<NodeRecord>),
-    Status(Arc<NodeStatus>),
-}
-
-/// Looks at all nodes, through any clone of a store.
-#[derive(Debug, Default)]
-struct Looks {
-    /// How many were begun.
-    begun: u64,
-    /// Which of them found `nodes`.
-    latest: u64,
-    nodes: OfNodes,
+    nodes: Arc<NodeCache>,
 }
 
 /// How many records one scan asks for.
@@ -81,7 +66,7 @@ impl Store {
         let prefix = Key::new([PREFIX, cluster.as_str()]).map_err(|error| {
             crate::Error::new(crate::ErrorKind::Internal, "store", "open", &cluster, error).without_effect()
         })?;
-        Ok(Store { records: Records::new(db, entropy, prefix), cluster, looks: Arc::default() })
+        Ok(Store { records: Records::new(db, entropy, prefix), cluster, nodes: Arc::default() })
     }
 
     /// The cluster.
@@ -268,54 +253,6 @@ impl Store {
         self.records.get(&self.node_status_key(node)?).await
     }
 
-    /// Every node's own record and status, by name. A node that has not reported yet has no status.
-    pub async fn nodes(&self) -> Result<Vec<(NodeRecord, Option<NodeStatus>)>> {
-        let records = &self.records;
-        let (look, known) = {
-            let mut looks = self.looks();
-            looks.begun += 1;
-            (looks.begun, Arc::clone(&looks.nodes))
-        };
-        let mut found = BTreeMap::new();
-        records
-            .each(&records.key(["nodes"])?, |key, record| {
-                let body = match known.get(&key) {
-                    Some((version, body)) if version == &record.version => body.clone(),
-                    _ => match key.segments().last() {
-                        Some("record") => OfNode::Record(Arc::new(records.decode(&key, &record.value)?)),
-                        Some("status") => OfNode::Status(Arc::new(records.decode(&key, &record.value)?)),
-                        _ => return Ok(()),
-                    },
-                };
-                found.insert(key, (record.version, body));
-                Ok(())
-            })
-            .await?;
-        let nodes = pairs(&found);
-        let mut looks = self.looks();
-        if look > looks.latest {
-            looks.latest = look;
-            looks.nodes = Arc::new(found);
-        }
-        Ok(nodes)
-    }
-
-    /// How often [`nodes`](Self::nodes) was begun, to ask for what was seen [since](Self::nodes_since).
-    pub fn looks_at_nodes(&self) -> u64 {
-        self.looks().begun
-    }
-
-    /// What [`nodes`](Self::nodes) gave last, if that was begun after so many of them.
-    pub fn nodes_since(&self, begun: u64) -> Option<Vec<(NodeRecord, Option<NodeStatus>)>> {
-        let looks = self.looks();
-        (looks.latest > begun).then(|| pairs(&looks.nodes))
-    }
-
-    fn looks(&self) -> MutexGuard<'_, Looks> {
-        // Nothing panics under this lock, so a poisoned one holds whole values.
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The assignments of a node.
     pub async fn assignments(&self, node: &NodeName) -> Result<Vec<Versioned<Assignment>>> {
         self.all(self.records.key(["tasks", node.as_str()])?).await
@@ -367,22 +304,4 @@ impl Store {
         let found = self.records.list(&prefix).await?;
         Ok(found.into_iter().map(|(_, versioned)| versioned).collect())
     }
-}
-
-fn pairs(found: &BTreeMap<Key, (Version, OfNode)>) -> Vec<(NodeRecord, Option<NodeStatus>)> {
-    let mut nodes: Vec<(NodeRecord, Option<NodeStatus>)> = Vec::new();
-    for (_, body) in found.values() {
-        match body {
-            OfNode::Record(record) => nodes.push((record.as_ref().clone(), None)),
-            OfNode::Status(status) => {
-                // `record` sorts before `status`, so a status belongs to the last node.
-                if let Some((record, slot)) = nodes.last_mut()
-                    && record.node == status.node
-                {
-                    *slot = Some(status.as_ref().clone());
-                }
-            }
-        }
-    }
-    nodes
 }

@@ -1,4 +1,5 @@
-//! What a simulated second costs, beside plain turmoil with the same scenario: `cargo bench --bench simulation`.
+//! What a simulated second costs, beside plain turmoil with the same scenario: `cargo bench --bench simulation`, with
+//! `-- TEXT` only the rows that have it in their names.
 //!
 //! A run is one thread and never waits, so the processor time of that thread is measured: what else the machine does
 //! matters less. Results, with the machine named, are in docs/benchmarks.md.
@@ -107,6 +108,10 @@ fn seconds(milliseconds: u64) -> f64 {
 }
 
 fn repeat(name: &str, mut run: impl FnMut(u64) -> (f64, u64)) {
+    // Cargo itself gives `--bench`.
+    if std::env::args().skip(1).any(|only| !only.starts_with('-') && !name.contains(&only)) {
+        return;
+    }
     let begun = now();
     let (mut runs, mut simulated, mut calls) = (0_u32, 0.0, 0);
     let took = loop {

@@ -22,7 +22,7 @@ use steadfast_core::volume::{VolumeCapabilities, VolumeProvider, VolumeSpec, Vol
 use steadfast_orchestrator_process::{NodeProver, Proof};
 
 use super::RoleOf;
-use crate::hash::Hasher;
+use crate::hash::{self, Hasher};
 use crate::model::profile::ProverKind;
 use crate::model::store::MAX_VALUE_BYTES;
 use crate::world::{Answer, Ask, Caller};
@@ -71,7 +71,14 @@ fn write<'a>(operation: &'static str, resource: &'a (dyn fmt::Display + Sync)) -
 }
 
 impl Answer for () {}
-impl Answer for CasOutcome {}
+impl Answer for CasOutcome {
+    fn digest(&self) -> u64 {
+        match self {
+            CasOutcome::Applied(version) => hash::of_text(version.as_str()),
+            CasOutcome::Conflict => 0,
+        }
+    }
+}
 impl Answer for VolumeId {}
 impl Answer for Option<VolumeStatus> {}
 impl Answer for IpAddr {}
@@ -79,7 +86,7 @@ impl Answer for Option<AddressStatus> {}
 impl Answer for AddressOutcome {}
 impl Answer for Option<RecordSet> {}
 impl Answer for NameOutcome {}
-impl Answer for Proof {}
+impl Answer for Vec<Proof> {}
 
 fn halve<T>(list: &mut Vec<T>) -> bool {
     let half = list.len() / 2;
@@ -383,16 +390,20 @@ impl NodeProver for SimProver {
         self.0.world().look(|state| state.cloud.profile.prover == ProverKind::Kernel)
     }
 
-    async fn prove(&self, node: &NodeName, incarnation: &Incarnation) -> Proof {
-        let (node, life) = (node.clone(), incarnation.clone());
-        let ask = node.clone();
-        let answer = self.0.call(read("prover.prove", &ask), move |cloud, now| {
-            Ok(match cloud.is_node_dead(now, &node, &life) {
+    async fn prove(&self, lives: &[(&NodeName, &Incarnation)]) -> Vec<Proof> {
+        let own: Vec<_> = lives.iter().map(|(node, life)| ((*node).clone(), (*life).clone())).collect();
+        let asked = lives.len();
+        // Of one node, or of whatever there is.
+        let one =
+            own.first().filter(|_| asked == 1).map_or_else(|| "*".to_owned(), |(node, _)| node.to_string());
+        let answer = self.0.call(read("prover.prove", &one), move |cloud, now| {
+            let proof = |(node, life): &(NodeName, Incarnation)| match cloud.is_node_dead(now, node, life) {
                 Some(true) => Proof::Dead,
                 Some(false) => Proof::Alive,
                 None => Proof::Unknown,
-            })
+            };
+            Ok(own.iter().map(proof).collect::<Vec<_>>())
         });
-        answer.await.unwrap_or(Proof::Unknown)
+        answer.await.unwrap_or_else(|_| vec![Proof::Unknown; asked])
     }
 }

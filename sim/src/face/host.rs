@@ -21,6 +21,7 @@ use steadfast_core::model::{Durability, Leadership, Reason, SpecRevision};
 use steadfast_core::runtime::{Environment, Moment};
 
 use super::backends::VolumeRole;
+use crate::hash::{self, Hasher};
 use crate::model::engine::Launch;
 use crate::model::troubles::Trouble;
 use crate::model::volumes::{History, Locker, volume_of};
@@ -30,11 +31,43 @@ use crate::world::{Answer, Ask, Caller};
 
 impl Answer for bool {}
 impl Answer for Vec<(MemberName, ServiceName)> {}
-impl Answer for GuardState {}
+impl Answer for GuardState {
+    fn digest(&self) -> u64 {
+        // What is asked for all the time is not printed.
+        let GuardState::Alive(status) = self else { return hash::of_debug(self) };
+        let mut hasher = Hasher::default();
+        hasher.word(status.epoch.0);
+        hasher.word(status.generation.0);
+        hasher.bytes(status.incarnation.as_str().as_bytes());
+        hasher.word(status.stage as u64);
+        hasher.word(status.lease_left_ms.map_or(u64::MAX, |left| left));
+        hasher.finish()
+    }
+}
 impl Answer for Result<VolumeFacts, (Reason, String)> {}
 impl Answer for Option<Locker> {}
 impl Answer for Outcome {}
-impl Answer for EngineView {}
+impl Answer for EngineView {
+    fn digest(&self) -> u64 {
+        let EngineView { alive, ready, role, follows, position, lag, recovering, problem } = self;
+        let mut hasher = Hasher::default();
+        hasher.word(u64::from(*alive) << 1 | u64::from(*ready));
+        hasher.word(*role as u64);
+        hasher.word(match follows {
+            None => 0,
+            Some(IpAddr::V4(address)) => u64::from(address.to_bits()),
+            Some(IpAddr::V6(address)) => hash::of_debug(address),
+        });
+        for number in [position.map(|at| at.timeline), position.map(|at| at.offset), *lag, *recovering] {
+            hasher.word(number.map_or(0, |number| number.wrapping_add(1)));
+        }
+        if let Some((reason, text)) = problem {
+            hasher.bytes(reason.as_str().as_bytes());
+            hasher.bytes(text.as_bytes());
+        }
+        hasher.finish()
+    }
+}
 
 fn ask<'a>(operation: &'static str, resource: &'a (dyn std::fmt::Display + Sync), writes: bool) -> Ask<'a> {
     Ask { operation, resource, writes, local: true }

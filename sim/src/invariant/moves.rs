@@ -51,6 +51,9 @@ impl Rule for NoNeed {
     }
 
     fn fact(&mut self, at: Time, fact: &Fact, state: &State) -> Result<(), String> {
+        if fact.is_of_clients() {
+            return Ok(());
+        }
         for (node, host) in state.cloud.hosts.all() {
             if !is_silent(host) {
                 self.silent.remove(node);

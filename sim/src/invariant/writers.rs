@@ -38,6 +38,7 @@ impl Rule for SingleWriter {
             Some((highest, by)) if *highest == epoch && by != node => {
                 Err(format!("{node} and {by} both wrote to {volume} under epoch {epoch}"))
             }
+            Some((highest, _)) if *highest == epoch => Ok(()),
             _ => {
                 self.highest.insert(volume.clone(), (epoch, node.clone()));
                 Ok(())

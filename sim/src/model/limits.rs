@@ -1,6 +1,7 @@
 //! How many calls providers take: token buckets, from a dated file with a source for each number.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 
@@ -66,18 +67,20 @@ pub struct Limits {
 }
 
 /// What is known of the limits of each provider.
-pub fn described() -> BTreeMap<String, Vec<Described>> {
-    toml::from_str(FILE).unwrap_or_default()
+pub fn described() -> &'static BTreeMap<String, Vec<Described>> {
+    static DESCRIBED: LazyLock<BTreeMap<String, Vec<Described>>> =
+        LazyLock::new(|| toml::from_str(FILE).unwrap_or_default());
+    &DESCRIBED
 }
 
 impl Limits {
     /// The limits of a provider in the file; without one, or with one that it does not know, there are none.
     pub fn of(provider: Option<&str>) -> Self {
         let mut limits = Limits::default();
-        let found = provider.and_then(|provider| described().remove(provider));
+        let found = provider.and_then(|provider| described().get(provider));
         for bucket in found.into_iter().flatten() {
-            for operation in bucket.operations {
-                limits.by_operation.entry(operation).or_default().push(limits.buckets.len());
+            for operation in &bucket.operations {
+                limits.by_operation.entry(operation.clone()).or_default().push(limits.buckets.len());
             }
             limits.buckets.push(Bucket::new(&bucket.name, bucket.burst, bucket.per_second));
         }

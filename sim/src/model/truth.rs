@@ -9,6 +9,7 @@ use steadfast_core::ids::{
 use steadfast_core::model::{MemberPhase, OperationKind, OperationState, RoleState};
 use steadfast_core::registry::{DomainName, RecordSet};
 
+use crate::hash::{self, Hasher};
 use crate::time::Time;
 
 /// Something that happened.
@@ -89,6 +90,38 @@ pub enum Fact {
     Blocked { text: String },
 }
 
+impl Fact {
+    /// Whether it is about a client's write: most facts are, and they change nothing else.
+    pub fn is_of_clients(&self) -> bool {
+        matches!(self, Fact::Wrote { .. } | Fact::Acknowledged { .. } | Fact::WriteFailed { .. })
+    }
+
+    /// What tells it from others, for traces.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = Hasher::default();
+        match self {
+            Fact::Wrote { member, node, epoch, volume } => {
+                hasher.word(1);
+                hasher.bytes(member.as_str().as_bytes());
+                hasher.bytes(node.as_str().as_bytes());
+                hasher.word(epoch.0);
+                hasher.bytes(volume.as_str().as_bytes());
+            }
+            Fact::Acknowledged { write } => {
+                hasher.word(2);
+                hasher.word(*write);
+            }
+            Fact::WriteFailed { write } => {
+                hasher.word(3);
+                hasher.word(*write);
+            }
+            // Rare enough to be printed.
+            other => return hash::of_debug(other),
+        }
+        hasher.finish()
+    }
+}
+
 /// What a member's record says.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "as in Member")]
@@ -123,6 +156,11 @@ impl Truth {
             self.acknowledged.insert(*write, at);
         }
         self.facts.push((at, fact));
+    }
+
+    /// Everything, for who keeps it.
+    pub fn take_facts(&mut self) -> Vec<(Time, Fact)> {
+        std::mem::take(&mut self.facts)
     }
 
     /// Everything so far.

@@ -68,21 +68,24 @@ impl Outcome {
     pub(super) fn of(world: &World, judge: Judge, timings: Timings) -> Self {
         let polls = world.exec().polls();
         let simulated_ms = world.now().millis();
-        world.look(|state| {
-            let facts = state.cloud.truth.facts().to_vec();
+        world.close(|state| {
+            let ending = Ending::of(state);
+            let facts = state.cloud.truth.take_facts();
             let failed = facts.iter().filter(|(_, fact)| matches!(fact, Fact::WriteFailed { .. })).count();
-            let calls = state.sites.all().iter().map(|site| u64::from(site.calls)).sum();
+            let sites = state.sites.take();
+            let calls = sites.iter().map(|site| u64::from(site.calls)).sum();
+            let (hash, checkpoints, trace) = state.trace.take();
             Outcome {
                 violations: judge.into_violations(),
-                hash: state.trace.hash(),
-                checkpoints: state.trace.checkpoints().to_vec(),
+                hash,
+                checkpoints,
                 fired: state.faults.fired().to_vec(),
                 unfired: state.faults.unfired(),
-                sites: state.sites.all().to_vec(),
-                trace: state.trace.entries().to_vec(),
+                sites,
+                trace,
                 writes: (state.cloud.truth.acknowledged.len(), failed),
                 facts,
-                ending: Ending::of(state),
+                ending,
                 timings: Timings { simulated_ms, calls, polls, ..timings },
             }
         })

@@ -17,9 +17,12 @@ use crate::model::{Cloud, Fact};
 use crate::time::Time;
 use crate::trace::{Entry, FACT, Stage};
 
-/// A process that calls.
+/// A process that calls. Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Caller {
+pub struct Caller(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     world: World,
     process: ProcessId,
     actor: Arc<str>,
@@ -38,33 +41,33 @@ struct Asked {
 impl Caller {
     /// `process`, which keeps `actor` as its name over restarts, on a machine or none of those that can be cut off.
     pub fn new(world: World, process: ProcessId, actor: &str, machine: Option<NodeName>) -> Self {
-        Caller { world, process, actor: actor.into(), machine }
+        Caller(Arc::new(Inner { world, process, actor: actor.into(), machine }))
     }
 
     /// The world.
     pub fn world(&self) -> &World {
-        &self.world
+        &self.0.world
     }
 
     /// The machine it runs on.
     pub fn machine(&self) -> Option<&NodeName> {
-        self.machine.as_ref()
+        self.0.machine.as_ref()
     }
 
     /// The process.
     pub fn process(&self) -> ProcessId {
-        self.process
+        self.0.process
     }
 
     /// Who calls.
     pub fn actor(&self) -> &str {
-        &self.actor
+        &self.0.actor
     }
 
     /// Which way it is cut off.
     fn cut(&self, state: &State) -> Option<Way> {
-        match &self.machine {
-            None => state.cloud.servers_cut.get(&*self.actor).copied(),
+        match &self.0.machine {
+            None => state.cloud.servers_cut.get(&*self.0.actor).copied(),
             Some(machine) => {
                 let host = state.cloud.hosts.get(machine)?;
                 if host.cut.control { Some(Way::Both) } else { host.one_way }
@@ -74,7 +77,7 @@ impl Caller {
 
     /// Whether its machine is off: what was on its way within it is gone.
     fn is_off(&self, state: &State) -> bool {
-        let machine = self.machine.as_ref().and_then(|machine| state.cloud.hosts.get(machine));
+        let machine = self.machine().and_then(|machine| state.cloud.hosts.get(machine));
         machine.is_some_and(|host| !host.running)
     }
 
@@ -101,15 +104,15 @@ impl Caller {
         effect: impl Fn(&mut Cloud, Time) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let asked = self.ask(ask);
-        self.world.pull_trigger(asked.label, asked.nth);
+        self.world().pull_trigger(asked.label, asked.nth);
         let mut ways = asked.ways;
         match asked.fault {
             Some(Fault::CrashBefore) => {
-                self.world.crash(self.process);
+                self.world().crash(self.process());
                 return pending().await;
             }
             Some(Fault::Pause(for_ms)) => {
-                self.world.pause(self.process, for_ms);
+                self.world().pause(self.process(), for_ms);
                 yield_once().await;
             }
             Some(Fault::RequestLost) => return pending().await,
@@ -121,9 +124,9 @@ impl Caller {
         let (caller, operation, local) = (self.clone(), ask.operation, ask.local);
         let effect = Arc::new(effect);
         if let Some(Fault::Duplicate(by)) = asked.fault {
-            let (world, again) = (self.world.clone(), Arc::clone(&effect));
+            let (world, again) = (self.world().clone(), Arc::clone(&effect));
             let (label, nth) = (asked.label, asked.nth);
-            self.world.0.exec.at(self.world.now().plus_millis(ways.0 + by), move || {
+            self.world().0.exec.at(self.world().now().plus_millis(ways.0 + by), move || {
                 // Nobody hears what the second time comes to.
                 let before =
                     world.look(|state| (state.cloud.truth.facts().len(), state.cloud.store.changes()));
@@ -135,7 +138,7 @@ impl Caller {
                 }
             });
         }
-        self.world.0.exec.at(self.world.now().plus_millis(ways.0), move || {
+        self.world().0.exec.at(self.world().now().plus_millis(ways.0), move || {
             caller.arrive(&asked, operation, local, ways.1, &*effect, answered);
         });
         match answer.await {
@@ -146,19 +149,19 @@ impl Caller {
     }
 
     fn ask(&self, ask: Ask<'_>) -> Asked {
-        let workflow = self.world.0.exec.current().map_or("main", |(_, name)| name);
-        let now = self.world.now();
-        let mut guard = self.world.state();
+        let workflow = self.world().0.exec.current().map_or("main", |(_, name)| name);
+        let now = self.world().now();
+        let mut guard = self.world().state();
         let state = &mut *guard;
         let (site, nth) =
-            state.sites.count(&self.actor, workflow, ask.operation, ask.resource, (ask.writes, ask.local));
+            state.sites.count(&self.0.actor, workflow, ask.operation, ask.resource, (ask.writes, ask.local));
         let label = state.sites.all().get(site).map_or(0, |site| site.label);
         let fault = state
             .faults
             .befall(now, label, nth)
             .filter(|fault| fault.class().applies(ask.operation, ask.writes, ask.local));
         let span = if ask.local { (0, 1) } else { state.cloud.profile.call_ms };
-        let way = |way: u64| hash::draw_in(span, self.world.0.seed, label, u64::from(nth) * 2 + way);
+        let way = |way: u64| hash::draw_in(span, self.world().0.seed, label, u64::from(nth) * 2 + way);
         let entry =
             Entry { at: now, site: u32::try_from(site).unwrap_or(FACT), nth, stage: Stage::Asked, digest: 0 };
         state.trace.push(entry, label);
@@ -169,7 +172,7 @@ impl Caller {
             let changed = !matches!(fault, Fault::StaleRead | Fault::PartialList | Fault::Duplicate(_));
             state.faults.note(now, key, fault, changed);
             state.cloud.truth.note(now, Fact::Fault { text });
-            self.world.follow_up(state, now);
+            self.world().follow_up(state, now);
         }
         Asked { site, nth, label, fault, ways: (way(0), way(1)) }
     }
@@ -183,8 +186,8 @@ impl Caller {
         effect: &(dyn Fn(&mut Cloud, Time) -> Result<T> + Send + Sync),
         answered: oneshot::Sender<Result<T>>,
     ) {
-        let now = self.world.now();
-        let mut guard = self.world.state();
+        let now = self.world().now();
+        let mut guard = self.world().state();
         let state = &mut *guard;
         if if local { self.is_off(state) } else { self.is_mute(state) } {
             return;
@@ -210,20 +213,20 @@ impl Caller {
         let site = u32::try_from(asked.site).unwrap_or(FACT);
         let mut entry = Entry { at: now, site, nth: asked.nth, stage: Stage::Effect, digest };
         state.trace.push(entry, asked.label);
-        self.world.follow_up(state, now);
+        self.world().follow_up(state, now);
         drop(guard);
         match asked.fault {
             Some(Fault::ResponseLost | Fault::LateEffect(_)) => return,
-            Some(Fault::CrashAfter) => return self.world.crash(self.process),
+            Some(Fault::CrashAfter) => return self.world().crash(self.process()),
             _ => {}
         }
         let (caller, label) = (self.clone(), asked.label);
-        self.world.0.exec.at(now.plus_millis(back), move || {
-            let mut state = caller.world.state();
+        self.world().0.exec.at(now.plus_millis(back), move || {
+            let mut state = caller.world().state();
             if !local && caller.is_cut(&state) {
                 return;
             }
-            entry.at = caller.world.now();
+            entry.at = caller.world().now();
             entry.stage = Stage::Heard;
             state.trace.push(entry, label);
             drop(state);

@@ -1,5 +1,6 @@
 //! The node's lease and status, in one record.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steadfast_core::error::Result;
@@ -87,10 +88,12 @@ impl Node {
         })
     }
 
-    /// Tells the guards; those without a lease take no notice. The lease counts from before the renewal was sent.
+    /// Tells the guards that may have a lease. It counts from before the renewal was sent.
     async fn extend_leases(&self, asked: Moment) {
         let until = asked.plus(self.parts.config.timers.lease);
-        let members: Vec<_> = lock(&self.tasks).keys().cloned().collect();
+        let tasks = lock(&self.tasks).clone();
+        let leased = tasks.into_iter().filter(|(_, inbox)| inbox.leased.load(Ordering::Acquire));
+        let members: Vec<_> = leased.map(|(member, _)| member).collect();
         let extensions = members.iter().map(|member| async move {
             if let Err(error) = self.parts.guards.extend_lease(member, until).await {
                 tracing::debug!(%member, error = %error.chain(), "a guard was not told of the lease");
@@ -119,10 +122,16 @@ impl Node {
 
     async fn is_confirmed_dead(&self) -> bool {
         let AgentParts { store, config, incarnation, .. } = &self.parts;
+        if !self.record_news.swap(false, Ordering::AcqRel) {
+            return false;
+        }
         match store.node_record(&config.node).await {
             Ok(Some(record)) => record.body.confirmed_dead.as_ref() == Some(incarnation),
-            // Not known: asked again with the next renewal.
-            Ok(None) | Err(_) => false,
+            Ok(None) | Err(_) => {
+                // Not known: asked again with the next renewal.
+                self.record_news.store(true, Ordering::Release);
+                false
+            }
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, StreamExt};
 use steadfast_core::error::Result;
 use steadfast_core::ids::MemberName;
@@ -21,6 +23,8 @@ struct News {
     /// Look through all members for those that this node has not released: what hints would have told may be lost.
     unreleased: bool,
     assignments: bool,
+    /// The node's own record.
+    record: bool,
     services: BTreeSet<String>,
 }
 
@@ -31,6 +35,8 @@ impl Node {
         let clock = env.clock();
         let mut hints: Option<BoxStream<'static, Hint>> = None;
         let mut news = News::all();
+        // Hints, however many, put no resync off.
+        let mut resynced = clock.monotonic();
         loop {
             if hints.is_none() {
                 // Subscribed before reading, so that nothing falls in between.
@@ -47,18 +53,28 @@ impl Node {
                 news = News::all();
                 continue;
             };
+            let left = resynced.plus(config.timers.resync).since(clock.monotonic());
+            if left.is_zero() && retry.is_none() {
+                resynced = clock.monotonic();
+                news.everything = !planted::is(Planted::HintsAlone);
+                continue;
+            }
             tokio::select! {
                 biased;
-                hint = stream.next() => match hint {
-                    Some(hint) => news.add(&self.parts.store, hint),
-                    None => {
-                        hints = None;
-                        news = News::all();
+                hint = stream.next() => {
+                    let mut hint = Some(hint);
+                    // However many come at once, what they tell of is read once.
+                    while let Some(next) = hint {
+                        let Some(next) = next else {
+                            hints = None;
+                            news = News::all();
+                            break;
+                        };
+                        news.add(&self.parts.store, next);
+                        hint = stream.next().now_or_never();
                     }
                 },
-                () = clock.sleep(retry.unwrap_or(config.timers.resync)) => {
-                    news.everything = !planted::is(Planted::HintsAlone);
-                }
+                () = clock.sleep(retry.unwrap_or(left)) => {}
             }
         }
     }
@@ -71,6 +87,7 @@ impl Node {
             records.key(["tasks", config.node.as_str()])?,
             records.key(["services"])?,
             records.key(["members"])?,
+            records.key(["nodes", config.node.as_str()])?,
         ] {
             streams.push(records.db().watch(&prefix).await?);
         }
@@ -80,6 +97,12 @@ impl Node {
     async fn take_in(self: &Arc<Self>, news: &News) -> Result<()> {
         if news.everything || news.assignments {
             self.read_assignments(news.unreleased).await?;
+        }
+        if news.everything || news.record {
+            self.record_news.store(true, Ordering::Release);
+        }
+        if news.record {
+            self.news.notify_one();
         }
         let tasks: Vec<Arc<Inbox>> = lock(&self.tasks).values().cloned().collect();
         for inbox in tasks {
@@ -92,11 +115,11 @@ impl Node {
 
     async fn read_assignments(self: &Arc<Self>, unreleased: bool) -> Result<()> {
         let AgentParts { store, config, .. } = &self.parts;
-        let assignments: BTreeMap<MemberName, Assignment> = store
+        let assignments: BTreeMap<MemberName, Arc<Assignment>> = store
             .assignments(&config.node)
             .await?
             .into_iter()
-            .map(|found| (found.body.placement.member.clone(), found.body))
+            .map(|found| (found.body.placement.member.clone(), Arc::new(found.body)))
             .collect();
         for (member, assignment) in &assignments {
             self.task(member, &assignment.service);
@@ -121,7 +144,7 @@ impl Node {
 }
 
 impl Inbox {
-    fn update(&self, assignment: Option<Assignment>) {
+    fn update(&self, assignment: Option<Arc<Assignment>>) {
         let mut told = lock(&self.told);
         if told.known && told.assignment == assignment {
             return;
@@ -146,6 +169,7 @@ impl News {
             return;
         };
         match relative(store, &key) {
+            Some(("nodes", _)) => self.record |= key.segments().last() == Some("record"),
             Some(("tasks", _)) => self.assignments = true,
             Some(("services" | "members", Some(service))) => {
                 self.services.insert(service.to_owned());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -84,7 +85,7 @@ impl MemberTask {
         let Records::Known(known) = &self.records else {
             return Err(held(Reason::StoreUnavailable, "the records are not known"));
         };
-        let known = known.clone();
+        let known = Arc::clone(known);
         self.status.epoch = known.member.epoch;
         let setting = self.setting(&known).await?;
         let job = self.job(&known, &setting).await?;
@@ -96,6 +97,7 @@ impl MemberTask {
         // must not begin under one that has ended.
         let lease_until_ms = self.lease()?;
         let spec = self.guard_spec(&known, &setting, &made, lease_until_ms)?;
+        self.inbox.leased.store(spec.lease_until_ms.is_some(), Ordering::Release);
         self.parts().guards.start(&spec).await?;
         self.status.phase = MemberPhase::Starting;
         self.status.generation = spec.generation;
@@ -124,7 +126,7 @@ impl MemberTask {
             ClaimProgress::Prepared(member) => {
                 if let Records::Known(known) = &mut self.records {
                     self.recorded = Some((member.body.epoch, member.body.phase));
-                    known.member = member.body;
+                    Arc::make_mut(known).member = member.body;
                 }
                 self.status.phase = MemberPhase::Prepared;
                 Ok(())

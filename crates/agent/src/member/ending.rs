@@ -1,5 +1,6 @@
 //! The end of a member's engine: by itself, by force, or because it is wanted elsewhere.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast_core::ids::RoleTerm;
@@ -83,7 +84,7 @@ impl MemberTask {
         match self.node.claimant.release(&self.inbox.service, &self.name).await {
             Ok(ClaimProgress::Prepared(member)) => {
                 if let Records::Known(known) = &mut self.records {
-                    known.member = member.body;
+                    Arc::make_mut(known).member = member.body;
                 }
                 self.status.phase = MemberPhase::Stopped;
                 self.status.blocked = None;

@@ -11,8 +11,8 @@ use steadfast_core::planted::{self, Planted};
 
 use super::bring_up::Setting;
 use super::data::wanted_role;
-use super::{Known, Live, Liveness, MemberTask, Records};
-use crate::guard::GuardStatus;
+use super::{Known, LOOKS_WITHOUT_GUARD, Live, Liveness, MemberTask, Records};
+use crate::guard::{GuardStage, GuardStatus};
 
 /// How often a role is confirmed anew although nothing seems to have changed.
 const CONFIRM_AGAIN: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ impl MemberTask {
     pub(super) async fn observe(&mut self, guard: &GuardStatus) -> Duration {
         let timers = self.parts().config.timers;
         let Records::Known(known) = &self.records else { return timers.look };
-        let known = known.clone();
+        let known = Arc::clone(known);
         self.status.epoch = guard.epoch;
         if self.live.as_ref().is_none_or(|live| live.incarnation != guard.incarnation)
             && !self.adopt(&known, guard).await
@@ -36,6 +36,10 @@ impl MemberTask {
             return timers.look;
         }
         let mut view = self.see().await;
+        if !view.alive && self.guard.take().is_some() {
+            // Its guard knows whether it has ended.
+            return Duration::ZERO;
+        }
         let start = Duration::from_millis(known.revision.blueprint.start_deadline_ms);
         if let Some(live) = &mut self.live
             && let Some(complaint) = live.liveness.complaint(start, timers.liveness)
@@ -53,6 +57,9 @@ impl MemberTask {
             }
         }
         self.tell(&view, &known, blocked).await;
+        if self.guard.is_none() && self.status.ready && guard.stage == GuardStage::Running {
+            self.guard = Some((guard.clone(), LOOKS_WITHOUT_GUARD));
+        }
         if self.status.ready { timers.look } else { timers.look_closely }
     }
 
@@ -145,7 +152,7 @@ impl MemberTask {
             wanted_role(&self.name, &peers, Some(&role))
         };
         if let Records::Known(known) = &mut self.records {
-            known.service = service;
+            Arc::make_mut(known).service = service;
         }
         let done = self.parts().env.timeout(ROLE_PATIENCE, engine.assume(&wanted)).await;
         let confirmed_at = self.now();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{MemberName, NodeName};
-use crate::model::{MemberStatus, NodeHealth, NodeStatus};
+use crate::model::{Evidence, MemberStatus, NodeHealth, NodeStatus};
 use crate::orchestrator::NodeReport;
 use crate::plan::NodeFacts;
 use crate::runtime::Moment;
@@ -16,7 +16,7 @@ pub struct SeenNode {
     /// What the orchestrator says.
     pub report: NodeReport,
     /// What its agent said last.
-    pub status: Option<NodeStatus>,
+    pub status: Option<Arc<NodeStatus>>,
     /// When this process first saw that.
     pub changed_at: Moment,
     /// The health that follows: silence for longer than the lease makes `Suspect`.
@@ -35,7 +35,7 @@ impl NodeTable {
     pub fn updated(
         &self,
         reports: Vec<NodeReport>,
-        mut statuses: BTreeMap<NodeName, NodeStatus>,
+        mut statuses: BTreeMap<NodeName, Arc<NodeStatus>>,
         now: Moment,
     ) -> NodeTable {
         let nodes = reports
@@ -60,6 +60,19 @@ impl NodeTable {
             })
             .collect();
         NodeTable { nodes }
+    }
+
+    /// How long nothing changes here but by what the nodes write, if their health is that of their leases: until the
+    /// first of them is half over. What is silent is looked at again after a thirty-second of its silence, so that what
+    /// comes of it is known quickly at first, and a node that is away for long costs little.
+    pub fn settled_for(&self, now: Moment) -> Duration {
+        let proven = |health: &NodeHealth| matches!(health, NodeHealth::Dead(evidence) if *evidence != Evidence::LeaseExpired);
+        let due = self.nodes.values().filter(|node| !proven(&node.health)).map(|node| {
+            let silence = now.since(node.changed_at);
+            let lease = Duration::from_millis(node.status.as_ref().map_or(0, |status| status.lease_ms));
+            (lease / 2).checked_sub(silence).filter(|left| !left.is_zero()).unwrap_or(silence / 32)
+        });
+        due.min().unwrap_or(Duration::MAX)
     }
 
     /// The members that another look shows differently: their node's health, or what it says of them.
@@ -93,6 +106,13 @@ impl NodeTable {
             })
     }
 
+    /// Whether another look shows the same to a plan, apart from what agents say of members.
+    pub(super) fn has_the_facts_of(&self, other: &NodeTable) -> bool {
+        let same =
+            |(mine, its): (&SeenNode, &SeenNode)| mine.report == its.report && mine.health == its.health;
+        self.nodes.len() == other.nodes.len() && self.nodes.values().zip(other.nodes.values()).all(same)
+    }
+
     /// What is fresh about a member: what a ready node's agent says of it.
     pub fn fresh(&self, node: &NodeName, member: &MemberName) -> Option<&MemberStatus> {
         let node = self.nodes.get(node)?;
@@ -117,12 +137,65 @@ impl NodeTable {
     }
 }
 
-/// Whether two statuses mean the same to a plan. Positions and lags move all the time: they count only in an
-/// election, where the plan asks for a look of its own accord.
+/// Whether two statuses mean the same to a plan.
 fn alike(old: Option<&MemberStatus>, new: Option<&MemberStatus>) -> bool {
-    if old == new {
-        return true;
+    match (old, new) {
+        (Some(old), Some(new)) => old.means_the_same(new),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
-    let essence = |status: &MemberStatus| MemberStatus { position: None, lag: None, ..status.clone() };
-    old.map(essence) == new.map(essence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(health: NodeHealth, lease_s: u64, changed_at: Moment) -> SeenNode {
+        let node: NodeName = "n1".parse().unwrap();
+        let incarnation: crate::ids::Incarnation = "i1".parse().unwrap();
+        let status = NodeStatus {
+            node: node.clone(),
+            incarnation: incarnation.clone(),
+            beat: 1,
+            lease_ms: lease_s * 1_000,
+            members: BTreeMap::new(),
+            version: String::new(),
+        };
+        let report = NodeReport {
+            node,
+            zone: "a".parse().unwrap(),
+            incarnation,
+            health: health.clone(),
+            labels: BTreeMap::new(),
+            engines: BTreeMap::new(),
+        };
+        SeenNode { report, status: Some(Arc::new(status)), changed_at, health }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_zero(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_look_is_due_when_the_first_lease_is_half_over() {
+        let mut table = NodeTable::default();
+        assert_eq!(table.settled_for(at(0)), Duration::MAX);
+        table.nodes.insert("n1".parse().unwrap(), seen(NodeHealth::Ready, 6, at(10)));
+        table.nodes.insert("n2".parse().unwrap(), seen(NodeHealth::Ready, 60, at(10)));
+        assert_eq!(table.settled_for(at(11)), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_is_silent_is_looked_at_again_and_again_and_what_is_dead_is_not() {
+        let mut table = NodeTable::default();
+        table.nodes.insert("n1".parse().unwrap(), seen(NodeHealth::Suspect, 6, at(0)));
+        assert_eq!(table.settled_for(at(8)), Duration::from_millis(250));
+        assert_eq!(table.settled_for(at(320)), Duration::from_secs(10));
+        let by_lease = NodeHealth::Dead(Evidence::LeaseExpired);
+        table.nodes.insert("n1".parse().unwrap(), seen(by_lease, 6, at(0)));
+        assert_eq!(table.settled_for(at(320)), Duration::from_secs(10), "it may be back");
+        let proven = NodeHealth::Dead(Evidence::NodeProvenDead);
+        table.nodes.insert("n1".parse().unwrap(), seen(proven, 6, at(0)));
+        assert_eq!(table.settled_for(at(320)), Duration::MAX);
+    }
 }

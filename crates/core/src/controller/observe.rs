@@ -117,7 +117,7 @@ impl Observer {
             None => self.store.nodes().await?,
         };
         let statuses =
-            nodes.into_iter().filter_map(|(record, status)| Some((record.node, status?))).collect();
+            nodes.into_iter().filter_map(|(record, status)| Some((record.node.clone(), status?))).collect();
         let now = self.env.clock().monotonic();
         let before = self.nodes();
         let table = Arc::new(before.updated(reports, statuses, now));
@@ -144,7 +144,9 @@ impl Observer {
             state.placed = Arc::new(placed);
         }
         let mut state = self.lock();
-        state.facts = table.facts(&state.placed);
+        if health_differs || unknown || !before.has_the_facts_of(&table) {
+            state.facts = table.facts(&state.placed);
+        }
         state.table = table;
         let mut concerned: Vec<ServiceName> = if health_differs {
             state.services.values().cloned().collect()

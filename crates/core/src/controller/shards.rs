@@ -1,8 +1,10 @@
 //! Shares of the work: each server holds some shards by lease, and works on the services that fall in them.
 //!
-//! A lease counts for its holder from *before* the renewal was sent, and for everybody else from the last change
-//! they *saw*; no wall clock is compared. Two servers may believe to hold one shard only if a clock runs wrong:
-//! then both work, and every step still is a compare-and-swap.
+//! A server's presence (`servers/ID`) renews every lease it holds: one write, however many shards there are. It counts
+//! for the server from *before* it was sent, and for everybody else from the last change they *saw*; no wall clock is
+//! compared. A renewal that is answered after the lease was over renews nothing: the lease is taken anew, under a new
+//! epoch, if nobody else has taken it. Two servers may believe to hold one shard only if a clock runs wrong: then both
+//! work, and every step still is a compare-and-swap.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,18 +17,26 @@ use tokio::sync::Notify;
 use crate::error::Result;
 use crate::ids::{Epoch, ServerId, ServiceName};
 use crate::lease::Lease;
-use crate::metadata::{Key, Record, Version, Versioned, WriteOutcome};
+use crate::metadata::{Key, Version, Versioned, WriteOutcome};
 use crate::runtime::{Environment, Moment, Shutdown};
 use crate::store::Store;
 
 /// How many shards there are. Fixed by the store's format.
 pub const SHARDS: u8 = 4;
 
-/// A server that is there (`servers/ID`), so that shares can be even.
+/// Leases that have been in order for so many rounds are looked at again when a server comes or goes, …
+const SETTLED: u32 = 3;
+/// … and with every so-manyth round.
+const LOOK_AGAIN: u64 = 8;
+
+/// A server that is there (`servers/ID`): renews its leases, and shares can be even.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Presence {
     server: ServerId,
     beat: u64,
+    /// How long it counts, in milliseconds.
+    #[serde(default)]
+    ttl_ms: u64,
 }
 
 /// The shares of one server.
@@ -43,11 +53,18 @@ pub struct Shards {
 #[derive(Debug, Default)]
 struct State {
     held: BTreeMap<u8, Held>,
-    seen: BTreeMap<u8, (Lease, Moment)>,
+    /// The others' presence: the last change that was seen, and when.
     servers: BTreeMap<ServerId, (u64, Moment)>,
+    /// The servers that were there at the last look at the leases.
+    live: BTreeSet<ServerId>,
+    /// For how many looks in a row every lease has been a living server's, and nothing was to be changed.
+    settled: u32,
+    rounds: u64,
     beat: u64,
     /// The version of this server's presence, as last written.
     presence: Option<Version>,
+    /// Until when that presence counts.
+    present_until: Moment,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -150,49 +167,67 @@ impl Shards {
     /// # Errors
     /// What the store says.
     pub async fn round(&self) -> Result<()> {
-        let fair = self.fair_share().await?;
+        self.show_presence().await?;
+        let live = self.live_servers().await?;
+        let Some(settled) = self.begin_look(&live) else { return Ok(()) };
+        let fair = usize::from(SHARDS).div_ceil(live.len());
         let records = self.store.records();
-        let mut leases: BTreeMap<Key, Record> = BTreeMap::new();
-        records
-            .each(&records.key(["leases"])?, |key, found| {
-                leases.insert(key, found);
-                Ok(())
-            })
-            .await?;
-        let now = self.env.clock().monotonic();
+        let mut leases: BTreeMap<Key, Versioned<Lease>> =
+            records.list(&records.key(["leases"])?).await?.into_iter().collect();
+        let mut in_order = true;
         for shard in 0..SHARDS {
             let key = records.key(["leases", &shard.to_string()])?;
-            let found: Option<Versioned<Lease>> = match leases.remove(&key) {
-                Some(Record { version, value }) => {
-                    Some(Versioned { version, body: records.decode(&key, &value)? })
-                }
-                None => None,
+            let found = leases.remove(&key);
+            let (wanted, free) = match &found {
+                None => (self.first(fair), true),
+                Some(found) => self.next(shard, &found.body, fair, &live),
             };
-            let wanted = match &found {
-                None => self.first(fair),
-                Some(found) => self.next(shard, &found.body, fair, now),
-            };
-            let Some(lease) = wanted else { continue };
-            let sent_at = self.env.clock().monotonic();
-            let outcome = match &found {
-                None => records.create(&key, &lease).await,
-                Some(found) => records.update(&key, &lease, &found.version).await,
-            };
-            let mut state = lock(&self.state);
-            match outcome {
-                Ok(WriteOutcome::Applied(_)) if lease.holder.as_ref() == Some(&self.server) => {
-                    let valid_until = sent_at.plus(self.ttl);
-                    let before = state.held.insert(shard, Held { epoch: lease.epoch, valid_until });
-                    if before.is_none_or(|before| before.epoch != lease.epoch) {
-                        self.taken.notify_one();
-                    }
-                }
-                Ok(WriteOutcome::Applied(_) | WriteOutcome::Conflict) => {
-                    state.held.remove(&shard);
-                }
-                // Unknown: what is held runs on to its own end, and no further.
-                Err(error) => return Err(error),
+            in_order &= wanted.is_none() && !free;
+            if let Some(lease) = wanted {
+                self.change(shard, &key, found.as_ref(), &lease).await?;
             }
+        }
+        let mut state = lock(&self.state);
+        state.settled = if in_order && state.live == live { settled.saturating_add(1) } else { 0 };
+        state.live = live;
+        Ok(())
+    }
+
+    /// For how many looks the leases have been in order, if it is time for another; none: not in this round.
+    fn begin_look(&self, live: &BTreeSet<ServerId>) -> Option<u32> {
+        let mut state = lock(&self.state);
+        state.rounds += 1;
+        let due = state.settled < SETTLED || state.live != *live || state.rounds.is_multiple_of(LOOK_AGAIN);
+        // A look that fails half-way is followed by another.
+        due.then(|| std::mem::take(&mut state.settled))
+    }
+
+    async fn change(
+        &self,
+        shard: u8,
+        key: &Key,
+        found: Option<&Versioned<Lease>>,
+        lease: &Lease,
+    ) -> Result<()> {
+        let records = self.store.records();
+        let sent_at = self.env.clock().monotonic();
+        let outcome = match found {
+            None => records.create(key, lease).await,
+            Some(found) => records.update(key, lease, &found.version).await,
+        };
+        let mut state = lock(&self.state);
+        match outcome {
+            Ok(WriteOutcome::Applied(_)) if lease.holder.as_ref() == Some(&self.server) => {
+                // Others count from our last presence, which is older than this.
+                let valid_until = state.present_until.min(sent_at.plus(self.ttl));
+                state.held.insert(shard, Held { epoch: lease.epoch, valid_until });
+                self.taken.notify_one();
+            }
+            Ok(WriteOutcome::Applied(_) | WriteOutcome::Conflict) => {
+                state.held.remove(&shard);
+            }
+            // Unknown: what is held runs on to its own end, and no further.
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -202,48 +237,42 @@ impl Shards {
     }
 
     fn lease(&self, epoch: Epoch, beat: u64) -> Lease {
-        let ttl_ms = u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX);
-        Lease { holder: Some(self.server.clone()), epoch, beat, ttl_ms }
+        Lease { holder: Some(self.server.clone()), epoch, beat, ttl_ms: self.ttl_ms() }
     }
 
-    /// What to write over a lease that was read; `None`: leave it.
-    fn next(&self, shard: u8, found: &Lease, fair: usize, now: Moment) -> Option<Lease> {
+    fn ttl_ms(&self) -> u64 {
+        u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What to write over a lease that was read (none: leave it), and whether it is nobody's.
+    fn next(
+        &self,
+        shard: u8,
+        found: &Lease,
+        fair: usize,
+        live: &BTreeSet<ServerId>,
+    ) -> (Option<Lease>, bool) {
         let mut state = lock(&self.state);
-        let held = state.held.get(&shard).copied();
-        let seen_at = match state.seen.get(&shard) {
-            Some((seen, at)) if seen == found => *at,
-            _ => {
-                state.seen.insert(shard, (found.clone(), now));
-                now
-            }
-        };
+        let ours = state.held.get(&shard).is_some_and(|held| held.epoch == found.epoch);
         let beat = found.beat.saturating_add(1);
         match &found.holder {
-            Some(holder) if holder == &self.server => {
-                let ours = held.is_some_and(|held| held.epoch == found.epoch);
-                if ours && state.held.len() > fair {
-                    return Some(Lease {
-                        holder: None,
-                        epoch: found.epoch.next(),
-                        beat,
-                        ttl_ms: found.ttl_ms,
-                    });
-                }
-                // An earlier life of ours by the same name: taken like anybody's, with a new epoch.
-                Some(self.lease(if ours { found.epoch } else { found.epoch.next() }, beat))
+            Some(holder) if holder == &self.server && ours => {
+                let free = Lease { holder: None, epoch: found.epoch.next(), beat, ttl_ms: found.ttl_ms };
+                ((state.held.len() > fair).then_some(free), false)
             }
+            // An earlier life of ours by the same name, or we were silent for too long: taken like anybody's.
+            Some(holder) if holder == &self.server => (Some(self.lease(found.epoch.next(), beat)), true),
             holder => {
                 state.held.remove(&shard);
-                let lapsed = now.since(seen_at) > Duration::from_millis(found.ttl_ms);
-                let free = holder.is_none() || lapsed;
-                (free && state.held.len() < fair).then(|| self.lease(found.epoch.next(), beat))
+                let free = holder.as_ref().is_none_or(|holder| !live.contains(holder));
+                let wanted = free && state.held.len() < fair;
+                (wanted.then(|| self.lease(found.epoch.next(), beat)), free)
             }
         }
     }
 
-    /// An even share of the shards among the servers that are there.
-    async fn fair_share(&self) -> Result<usize> {
-        self.show_presence().await?;
+    /// The servers that are there.
+    async fn live_servers(&self) -> Result<BTreeSet<ServerId>> {
         let present: Vec<(_, Versioned<Presence>)> =
             self.store.records().list(&self.store.records().key(["servers"])?).await?;
         let now = self.env.clock().monotonic();
@@ -257,7 +286,7 @@ impl Shards {
                     *entry = (body.beat, now);
                 }
                 let silent = now.since(entry.1);
-                if silent <= self.ttl {
+                if silent <= self.ttl.max(Duration::from_millis(body.ttl_ms)) {
                     live.insert(body.server);
                 } else if silent > self.ttl * 20 && body.server != self.server {
                     gone.push((key, version));
@@ -268,10 +297,10 @@ impl Shards {
             // A conflict means that it is there after all.
             let _outcome: WriteOutcome = self.store.records().delete(&key, &version).await?;
         }
-        Ok(usize::from(SHARDS).div_ceil(live.len()))
+        Ok(live)
     }
 
-    /// Says that this server is there.
+    /// Says that this server is there, which renews what it holds.
     async fn show_presence(&self) -> Result<()> {
         let records = self.store.records();
         let key = records.key(["servers", self.server.as_str()])?;
@@ -280,7 +309,8 @@ impl Shards {
             state.beat += 1;
             (state.beat, state.presence.take())
         };
-        let mine = Presence { server: self.server.clone(), beat };
+        let mine = Presence { server: self.server.clone(), beat, ttl_ms: self.ttl_ms() };
+        let sent_at = self.env.clock().monotonic();
         let mut written = match &known {
             Some(version) => records.update(&key, &mine, version).await?,
             None => WriteOutcome::Conflict,
@@ -294,12 +324,29 @@ impl Shards {
             };
         }
         match written {
-            WriteOutcome::Applied(version) => lock(&self.state).presence = Some(version),
+            WriteOutcome::Applied(version) => self.present(version, sent_at),
             WriteOutcome::Conflict => {
                 tracing::warn!(server = %self.server, "another process uses this server's id");
             }
         }
         Ok(())
+    }
+
+    /// The presence that was sent then is written.
+    fn present(&self, version: Version, sent_at: Moment) {
+        let now = self.env.clock().monotonic();
+        let mut state = lock(&self.state);
+        state.presence = Some(version);
+        state.present_until = sent_at.plus(self.ttl);
+        let (until, held) = (state.present_until, state.held.len());
+        // Before the end, nobody can have taken what is held.
+        state.held.retain(|_, held| now < held.valid_until);
+        for held in state.held.values_mut() {
+            held.valid_until = until;
+        }
+        if state.held.len() < held {
+            state.settled = 0;
+        }
     }
 
     async fn give_up_all(&self) -> Result<()> {
@@ -316,6 +363,12 @@ impl Shards {
                 // Whoever wrote in between has it now, which is as good.
                 let _outcome: WriteOutcome = self.store.records().update(&key, &free, &found.version).await?;
             }
+        }
+        let presence = lock(&self.state).presence.take();
+        if let Some(version) = presence {
+            // Others share the work among themselves at once.
+            let key = self.store.records().key(["servers", self.server.as_str()])?;
+            let _outcome: WriteOutcome = self.store.records().delete(&key, &version).await?;
         }
         Ok(())
     }

@@ -264,3 +264,34 @@ pub struct MemberStatus {
     /// What it waits for, or refuses, and in words.
     pub blocked: Option<(Reason, String)>,
 }
+
+impl MemberStatus {
+    /// Whether another status means the same to a plan. Positions and lags move all the time: they count only in an
+    /// election, where the plan asks for a look of its own accord.
+    pub fn means_the_same(&self, other: &MemberStatus) -> bool {
+        let MemberStatus {
+            epoch,
+            generation,
+            revision,
+            incarnation,
+            phase,
+            role,
+            role_term,
+            follows,
+            membership,
+            ready,
+            position: _,
+            lag: _,
+            restarts,
+            blocked,
+        } = self;
+        (*epoch, *generation, *revision, *phase)
+            == (other.epoch, other.generation, other.revision, other.phase)
+            && (*role, *role_term, *ready, *restarts)
+                == (other.role, other.role_term, other.ready, other.restarts)
+            && *incarnation == other.incarnation
+            && *follows == other.follows
+            && *membership == other.membership
+            && *blocked == other.blocked
+    }
+}

@@ -53,6 +53,7 @@ impl MemoryOrchestrator {
             placement: PlacementBy::Ours,
             proves_node_death: true,
             restart_member: true,
+            health_by_lease: false,
         })
     }
 

@@ -49,7 +49,7 @@ impl Agents {
     }
 }
 
-async fn report(store: &Store, record: &NodeRecord, before: Option<NodeStatus>) {
+async fn report(store: &Store, record: &NodeRecord, before: Option<Arc<NodeStatus>>) {
     let assignments = store.assignments(&record.node).await.unwrap();
     let members = assignments
         .into_iter()

@@ -12,14 +12,14 @@ pub mod node_dir;
 mod nodes;
 mod prover;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use steadfast_core::error::Result;
-use steadfast_core::ids::ServiceName;
+use steadfast_core::ids::{NodeName, ServiceName};
 use steadfast_core::orchestrator::{
     NodeReport, Orchestrator, OrchestratorCapabilities, PlacementBy, TaskReport, Workload,
 };
@@ -27,7 +27,7 @@ use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::{Environment, Moment};
 use steadfast_core::store::Store;
 
-use nodes::Sightings;
+use nodes::{Node, Sightings};
 pub use prover::{BlindProver, LockProver, NodeProver, Proof};
 
 /// Members as processes under the agents of one cluster.
@@ -64,6 +64,40 @@ impl ProcessOrchestrator {
     }
 }
 
+impl ProcessOrchestrator {
+    fn now(&self) -> Moment {
+        if planted::is(Planted::WallClockLease) {
+            let since = self.env.clock().wall().as_millisecond();
+            return Moment::from_zero(Duration::from_millis(u64::try_from(since).unwrap_or_default()));
+        }
+        self.env.clock().monotonic()
+    }
+
+    /// What can be proven about each node. Nobody is asked about lives that are known to be over, and about those that
+    /// were just heard only who is asked for nothing.
+    async fn prove(&self, nodes: &[Node]) -> Vec<Proof> {
+        let asks =
+            |node: &&Node| self.prover.proves() && !node.dead && (self.prover.is_cheap() || node.is_missed());
+        let asked: Vec<&Node> = nodes.iter().filter(asks).collect();
+        let lives: Vec<_> = asked.iter().map(|node| (&node.record.node, &node.record.incarnation)).collect();
+        let answers = if lives.is_empty() { Vec::new() } else { self.prover.prove(&lives).await };
+        let mut answers: BTreeMap<_, _> = lives.iter().map(|(node, _)| *node).zip(answers).collect();
+        let mut proofs = Vec::new();
+        for node in nodes {
+            let proof = match answers.remove(&node.record.node) {
+                _ if node.dead => Proof::Dead,
+                Some(proof) => proof,
+                None => Proof::Unknown,
+            };
+            if proof == Proof::Dead {
+                self.sightings.note_dead(&node.record);
+            }
+            proofs.push(proof);
+        }
+        proofs
+    }
+}
+
 #[async_trait]
 impl Orchestrator for ProcessOrchestrator {
     fn capabilities(&self) -> OrchestratorCapabilities {
@@ -71,36 +105,32 @@ impl Orchestrator for ProcessOrchestrator {
             placement: PlacementBy::Ours,
             proves_node_death: self.prover.proves(),
             restart_member: true,
+            health_by_lease: !self.prover.proves() || !self.prover.is_cheap(),
         }
     }
 
     async fn nodes(&self) -> Result<Vec<NodeReport>> {
-        let nodes = self.store.nodes().await?;
-        let now = if planted::is(Planted::WallClockLease) {
-            let since = self.env.clock().wall().as_millisecond();
-            Moment::from_zero(Duration::from_millis(u64::try_from(since).unwrap_or_default()))
-        } else {
-            self.env.clock().monotonic()
-        };
-        let mut reports = Vec::new();
-        for (record, status) in self.sightings.look(now, nodes) {
-            let silent = || status.is_none_or(nodes::Lease::is_half_over);
-            let proof = if self.prover.proves() && (self.prover.is_cheap() || silent()) {
-                self.prover.prove(&record.node, &record.incarnation).await
-            } else {
-                Proof::Unknown
-            };
-            let health = nodes::health(&record, status, proof, self.lease_death_after);
-            reports.push(NodeReport {
-                health,
-                node: record.node,
-                zone: record.zone,
-                incarnation: record.incarnation,
-                labels: record.labels,
-                engines: record.engines,
-            });
+        let mut nodes = self.sightings.look(self.now(), self.store.nodes().await?);
+        let missed = nodes.iter().filter(|node| node.is_missed()).map(|node| node.record.node.clone());
+        let missed: Vec<NodeName> = missed.collect();
+        // A silence may be that of hints.
+        if !missed.is_empty() && self.store.doubt_nodes(missed) {
+            nodes = self.sightings.look(self.now(), self.store.nodes().await?);
         }
-        Ok(reports)
+        let proofs = self.prove(&nodes).await;
+        let report = |(node, proof): (Node, Proof)| {
+            let health = nodes::health(&node.record, node.lease, proof, self.lease_death_after);
+            let record = &node.record;
+            NodeReport {
+                health,
+                node: record.node.clone(),
+                zone: record.zone.clone(),
+                incarnation: record.incarnation.clone(),
+                labels: record.labels.clone(),
+                engines: record.engines.clone(),
+            }
+        };
+        Ok(nodes.into_iter().zip(proofs).map(report).collect())
     }
 
     async fn apply(&self, workload: &Workload) -> Result<()> {
@@ -128,11 +158,12 @@ impl Orchestrator for ProcessOrchestrator {
             let Some(status) = status.filter(|status| status.incarnation == record.incarnation) else {
                 continue;
             };
-            for (member, status) in status.members {
-                if let Some(incarnation) = status.incarnation
-                    && members.contains(&member)
+            for (member, status) in &status.members {
+                if let Some(incarnation) = status.incarnation.clone()
+                    && members.contains(member)
                 {
-                    tasks.push(TaskReport { member, node: record.node.clone(), incarnation, running: true });
+                    let (member, node) = (member.clone(), record.node.clone());
+                    tasks.push(TaskReport { member, node, incarnation, running: true });
                 }
             }
         }

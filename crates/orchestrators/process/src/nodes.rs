@@ -1,13 +1,14 @@
 //! Nodes and their health, from what they say and how long ago they said it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use steadfast_core::ids::{Incarnation, NodeName};
-use steadfast_core::model::{Evidence, NodeHealth, NodeRecord, NodeStatus};
+use steadfast_core::model::{Evidence, NodeHealth, NodeRecord};
 use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::Moment;
+use steadfast_core::store::NodeRecords;
 
 use crate::Proof;
 
@@ -30,6 +31,26 @@ struct Sighting {
     since: Moment,
     /// Whether a change was seen here, and not only a value of unknown age.
     changed: bool,
+    /// Whether this life was proven over: it does not come back.
+    dead: bool,
+}
+
+/// A node as it was just found.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) record: Arc<NodeRecord>,
+    /// Its lease; none: it has not reported in this life.
+    pub(crate) lease: Option<Lease>,
+    /// Whether this life was proven over before.
+    pub(crate) dead: bool,
+}
+
+impl Node {
+    /// Whether it has missed a renewal, or said nothing yet, and its end is not known.
+    pub(crate) fn is_missed(&self) -> bool {
+        let confirmed = self.record.confirmed_dead.as_ref() == Some(&self.record.incarnation);
+        !self.dead && !confirmed && self.lease.is_none_or(Lease::is_half_over)
+    }
 }
 
 /// How long a node has been silent.
@@ -57,14 +78,9 @@ impl Lease {
 }
 
 impl Sightings {
-    /// Takes in what the nodes say now, and gives each with its lease (none: it has not reported in this life).
-    pub(crate) fn look(
-        &self,
-        now: Moment,
-        nodes: Vec<(NodeRecord, Option<NodeStatus>)>,
-    ) -> Vec<(NodeRecord, Option<Lease>)> {
-        // Nothing in here can panic half-way, so a poisoned lock holds a whole value.
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes in what the nodes say now.
+    pub(crate) fn look(&self, now: Moment, nodes: Vec<NodeRecords>) -> Vec<Node> {
+        let mut seen = self.lock();
         let looked = std::mem::replace(&mut seen.looked, true);
         let mut next = BTreeMap::new();
         let mut found = Vec::new();
@@ -73,24 +89,41 @@ impl Sightings {
             let status = status.filter(|status| status.incarnation == record.incarnation);
             let beat = status.as_ref().map(|status| status.beat);
             let before = seen.nodes.remove(&record.node);
+            let same_life = before.as_ref().is_some_and(|before| before.incarnation == record.incarnation);
             let sighting = match before {
-                Some(before) if before.incarnation == record.incarnation && before.beat == beat => before,
+                Some(before) if same_life && before.beat == beat => before,
                 before => Sighting {
                     incarnation: record.incarnation.clone(),
                     beat,
                     since: now,
                     changed: looked || before.is_some(),
+                    dead: same_life && before.is_some_and(|before| before.dead),
                 },
             };
             let age = now.since(sighting.since);
             let silence = if sighting.changed { Silence::Heard(age) } else { Silence::AtLeast(age) };
             let lease =
                 status.map(|status| Lease { silence, length: Duration::from_millis(status.lease_ms) });
+            let dead = sighting.dead;
             next.insert(record.node.clone(), sighting);
-            found.push((record, lease));
+            found.push(Node { record, lease, dead });
         }
         seen.nodes = next;
         found
+    }
+
+    /// Keeps in mind that this life is over.
+    pub(crate) fn note_dead(&self, record: &NodeRecord) {
+        if let Some(sighting) = self.lock().nodes.get_mut(&record.node)
+            && sighting.incarnation == record.incarnation
+        {
+            sighting.dead = true;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Nothing in here can panic half-way, so a poisoned lock holds a whole value.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,6 +165,7 @@ pub(crate) fn health(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use steadfast_core::model::NodeStatus;
     use steadfast_core::runtime::Timestamp;
 
     fn record(incarnation: &str) -> NodeRecord {
@@ -163,9 +197,9 @@ mod tests {
     }
 
     fn look(sightings: &Sightings, seconds: u64, incarnation: &str, beat: Option<u64>) -> NodeHealth {
-        let nodes = vec![(record(incarnation), beat.map(|beat| status(incarnation, beat)))];
-        let (record, lease) = sightings.look(at(seconds), nodes).remove(0);
-        health(&record, lease, Proof::Unknown, None)
+        let status = beat.map(|beat| Arc::new(status(incarnation, beat)));
+        let node = sightings.look(at(seconds), vec![(Arc::new(record(incarnation)), status)]).remove(0);
+        health(&node.record, node.lease, Proof::Unknown, None)
     }
 
     #[test]
@@ -199,9 +233,9 @@ mod tests {
     fn what_an_earlier_life_said_is_no_sign_of_the_new_one() {
         let sightings = Sightings::default();
         assert!(sightings.look(at(1), Vec::new()).is_empty());
-        let nodes = vec![(record("i2"), Some(status("i1", 9)))];
-        let (record, lease) = sightings.look(at(2), nodes).remove(0);
-        assert_eq!(health(&record, lease, Proof::Alive, None), NodeHealth::Unknown);
+        let nodes = vec![(Arc::new(record("i2")), Some(Arc::new(status("i1", 9))))];
+        let node = sightings.look(at(2), nodes).remove(0);
+        assert_eq!(health(&node.record, node.lease, Proof::Alive, None), NodeHealth::Unknown);
     }
 
     #[test]
@@ -225,5 +259,20 @@ mod tests {
         assert_eq!(health(&dead, None, Proof::Alive, None), NodeHealth::Dead(Evidence::OperatorConfirmed));
         dead.incarnation = "i2".parse().unwrap();
         assert_eq!(health(&dead, None, Proof::Alive, None), NodeHealth::Unknown);
+    }
+
+    #[test]
+    fn a_life_that_is_proven_over_stays_so_and_the_next_one_is_not() {
+        let sightings = Sightings::default();
+        let see = |seconds, life: &str| {
+            let nodes = vec![(Arc::new(record(life)), Some(Arc::new(status(life, seconds))))];
+            sightings.look(at(seconds), nodes).remove(0)
+        };
+        assert!(!see(1, "i1").dead);
+        sightings.note_dead(&record("i1"));
+        assert!(see(1, "i1").dead);
+        assert!(see(2, "i1").dead, "what was under way from it is no sign of life");
+        assert!(!see(20, "i1").is_missed(), "nobody waits for it");
+        assert!(!see(21, "i2").dead);
     }
 }

@@ -33,8 +33,8 @@ pub trait NodeProver: Debug + Send + Sync + 'static {
         false
     }
 
-    /// What can be proven about this life of `node`. Not being able to look is `Unknown`.
-    async fn prove(&self, node: &NodeName, incarnation: &Incarnation) -> Proof;
+    /// What can be proven about each of these lives of nodes, in their order. Not being able to look is `Unknown`.
+    async fn prove(&self, lives: &[(&NodeName, &Incarnation)]) -> Vec<Proof>;
 }
 
 /// Sees nothing.
@@ -47,8 +47,8 @@ impl NodeProver for BlindProver {
         false
     }
 
-    async fn prove(&self, _node: &NodeName, _incarnation: &Incarnation) -> Proof {
-        Proof::Unknown
+    async fn prove(&self, lives: &[(&NodeName, &Incarnation)]) -> Vec<Proof> {
+        vec![Proof::Unknown; lives.len()]
     }
 }
 
@@ -91,9 +91,10 @@ impl NodeProver for LockProver {
         true
     }
 
-    async fn prove(&self, node: &NodeName, incarnation: &Incarnation) -> Proof {
-        // Two small files of a local disk: quicker than handing it to another thread.
-        self.look(node, incarnation).unwrap_or(Proof::Unknown)
+    async fn prove(&self, lives: &[(&NodeName, &Incarnation)]) -> Vec<Proof> {
+        // Two small files of a local disk each: quicker than handing it to another thread.
+        let look = |(node, life): &(&NodeName, &Incarnation)| self.look(node, life).unwrap_or(Proof::Unknown);
+        lives.iter().map(look).collect()
     }
 }
 
@@ -109,15 +110,16 @@ mod tests {
         let node: NodeName = "node-1".parse().unwrap();
         let (first, second): (Incarnation, Incarnation) = ("i1".parse().unwrap(), "i2".parse().unwrap());
         let prover = LockProver::new(folder.path());
-        assert_eq!(prover.prove(&node, &first).await, Proof::Unknown, "there is nothing to look at");
+        let prove = async |life| prover.prove(&[(&node, life)]).await[0];
+        assert_eq!(prove(&first).await, Proof::Unknown, "there is nothing to look at");
 
         fs::create_dir(folder.path().join("node-1")).unwrap();
         fs::write(folder.path().join("node-1/incarnation"), "i1\n").unwrap();
         let lock = Lock::try_shared(&folder.path().join("node-1/machine.lock")).unwrap().unwrap();
-        assert_eq!(prover.prove(&node, &first).await, Proof::Alive);
-        assert_eq!(prover.prove(&node, &second).await, Proof::Unknown);
+        assert_eq!(prove(&first).await, Proof::Alive);
+        assert_eq!(prove(&second).await, Proof::Unknown);
         drop(lock);
-        assert_eq!(prover.prove(&node, &first).await, Proof::Dead);
-        assert_eq!(prover.prove(&node, &second).await, Proof::Unknown, "not the life that was asked for");
+        assert_eq!(prove(&first).await, Proof::Dead);
+        assert_eq!(prove(&second).await, Proof::Unknown, "not the life that was asked for");
     }
 }
