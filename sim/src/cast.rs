@@ -6,6 +6,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use steadfast_core::backends::Backends;
@@ -57,8 +58,23 @@ impl Seat {
         &self.backends
     }
 
-    /// Asks a model of one's own. A call that may have changed it is noted as [`Fact::Own`], so that rules look. `effect` may be carried out late, twice, or without the answer being heard; the call
-    /// may never return, so it belongs under a timeout, like a real one.
+    /// Waits for a call, but no longer than `patience`: one that is lost never returns.
+    ///
+    /// # Errors
+    /// What the call says; `Unavailable` if it has not returned by then, whether it has happened being unknown.
+    pub async fn within<T>(&self, patience: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.env.timeout(patience, call).await {
+            Some(answer) => answer,
+            None => {
+                let text = format!("no answer within {} s", patience.as_secs_f64());
+                Err(Error::new(ErrorKind::Unavailable, "simulator", "call", self.caller.actor(), text))
+            }
+        }
+    }
+
+    /// Asks a model of one's own. A call that may have changed it is noted as [`Fact::Own`], so that rules look. `effect`
+    /// may be carried out late, twice, or without the answer being heard; the call may never return, so it belongs
+    /// [`within`](Self::within) some patience, like a real one.
     ///
     /// # Errors
     /// What `effect` says, a fault, or `NotFound` if the run has no such model.

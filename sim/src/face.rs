@@ -32,6 +32,6 @@ impl fmt::Display for RoleOf<'_> {
 }
 
 /// Whether a text looks like one of [`Entropy::token`](steadfast_core::runtime::Entropy::token).
-fn is_random(text: &str) -> bool {
+pub(crate) fn is_random(text: &str) -> bool {
     text.len() >= 20 && text.bytes().all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte))
 }

@@ -10,7 +10,8 @@
 //! - [`fault`], [`key`]: what goes wrong, and where by meaning
 //! - [`invariant`]: what must hold whatever goes wrong, judged by what really happened
 //! - [`run`]: scenarios, and what comes of them
-//! - [`cast`]: programs, backends and rules of one's own
+//! - [`cast`], [`suite`]: programs, backends and rules of one's own, and the search for what breaks them
+//! - `wire` (a feature): HTTP between them in process, for the clients and servers that ship
 //! - [`determinism`]: that no run differs from its repeat
 //! - [`recovery`]: how long losses last
 
@@ -30,6 +31,9 @@ pub mod recovery;
 pub mod report;
 pub mod run;
 pub mod search;
+pub mod suite;
 pub mod time;
 pub mod trace;
+#[cfg(feature = "wire")]
+pub mod wire;
 pub mod world;

@@ -298,8 +298,9 @@ impl World {
         let watchers = std::mem::take(&mut state.watchers);
         let waiting = std::mem::take(&mut state.waiting);
         let triggers = std::mem::take(&mut state.triggers);
+        let own = std::mem::take(&mut state.cloud.own);
         drop(state);
-        drop((watchers, waiting, triggers));
+        drop((watchers, waiting, triggers, own));
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod calls;
 mod error;
+mod exchange;
 mod sse;
 mod store;
 mod transport;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::ClientError;
+pub use exchange::{Chunks, Exchange, ExchangeError};
 use steadfast_core::Environment;
 use steadfast_core::ids::ClusterName;
 
@@ -73,8 +75,29 @@ impl Client {
     /// # Errors
     /// [`ClientError::Config`] if there is no server, an address is none, or the certificates are not PEM.
     pub fn new(environment: Environment, config: ClientConfig) -> ClientResult<Self> {
+        Client::made(environment, config, None)
+    }
+
+    /// A client whose requests travel over `exchange`, and not over sockets of its own. The addresses of the servers
+    /// are what `exchange` finds them by; certificates are its matter.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] if there is no server, or an address is none.
+    pub fn over(
+        environment: Environment,
+        config: ClientConfig,
+        exchange: Arc<dyn Exchange>,
+    ) -> ClientResult<Self> {
+        Client::made(environment, config, Some(exchange))
+    }
+
+    fn made(
+        environment: Environment,
+        config: ClientConfig,
+        exchange: Option<Arc<dyn Exchange>>,
+    ) -> ClientResult<Self> {
         let timeout = config.timeout;
-        Ok(Client { transport: Arc::new(Transport::new(environment, config)?), timeout })
+        Ok(Client { transport: Arc::new(Transport::new(environment, config, exchange)?), timeout })
     }
 
     /// The same client with another bound on each call.

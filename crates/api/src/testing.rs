@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 
 use crate::auth::{Principal, TokenDigest, TokenTable};
 use crate::control::{
-    CatalogEntry, ControlApi, ControlResult, EventFilter, Guard, LogRequest, MemberSecrets, NodeSecrets,
-    OperationFilter, PageRequest, SecretValue, WatchEvent,
+    CatalogEntry, ControlApi, ControlResult, EventFilter, Guard, LogRequest, Logs, MemberSecrets,
+    NodeSecrets, OperationFilter, PageRequest, SecretValue, WatchEvent,
 };
 use crate::server::{Limits, Parts, router};
 
@@ -222,6 +222,21 @@ impl ControlApi for NoControl {
     }
     async fn watch(&self) -> ControlResult<BoxStream<'static, WatchEvent>> {
         refuse()
+    }
+}
+
+/// The output of members, of which there is none.
+#[derive(Debug)]
+pub struct NoLogs;
+
+impl Logs for NoLogs {
+    fn stream(
+        &self,
+        member: &MemberName,
+        _: LogRequest,
+    ) -> ControlResult<BoxStream<'static, std::io::Result<Bytes>>> {
+        let remedy = "none is kept here".to_owned();
+        Err(ControlError::NotFound { kind: "output of member", name: member.to_string(), remedy })
     }
 }
 

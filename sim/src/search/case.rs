@@ -89,6 +89,11 @@ pub enum CaseError {
 impl fmt::Display for CaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            CaseError::UnknownScenario(name) if name.starts_with(library::OF_SUITE) => write!(
+                f,
+                "the plan is of a suite, \"{name}\": replay it with {}=PLAN cargo test, where that suite is",
+                crate::suite::PLAN
+            ),
             CaseError::UnknownScenario(name) => write!(
                 f,
                 "there is no scenario \"{name}\"; there are: {}",
@@ -154,7 +159,7 @@ impl Case {
         for service in &mut scenario.services {
             set(&mut service.replicas, change.replicas);
         }
-        if scenario.nodes == 0 || scenario.servers == 0 {
+        if reference.name != library::OWN && (scenario.nodes == 0 || scenario.servers == 0) {
             return Err(CaseError::Invalid("a run needs at least one node and one server".to_owned()));
         }
         scenario.storm_ms = change.storm_ms.unwrap_or(scenario.storm_ms);

@@ -194,8 +194,12 @@ pub fn combinations(
         super::case::profile(name)?;
     }
     let is_asked = |asked: &[String], name: &str| asked.is_empty() || asked.iter().any(|one| one == name);
-    let references = library::ALL.iter().filter(|reference| is_asked(scenarios, reference.name));
+    let references: Vec<&'static Reference> = match scenarios {
+        [] => library::ALL.iter().collect(),
+        asked => asked.iter().filter_map(|name| library::find(name)).collect(),
+    };
     Ok(references
+        .into_iter()
         .flat_map(|reference| {
             let profiles = PROFILES.iter().filter(|name| is_asked(profiles, name) && reference.is_for(name));
             profiles.map(move |name| (reference, *name))

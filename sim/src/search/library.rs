@@ -40,10 +40,18 @@ impl Reference {
     }
 }
 
-/// The reference run of this name.
+/// The reference run of this name: one of [`ALL`], or [`OWN`].
 pub fn find(name: &str) -> Option<&'static Reference> {
-    ALL.iter().find(|reference| reference.name == name)
+    ALL.iter().chain([&BARE]).find(|reference| reference.name == name)
 }
+
+/// The reference of suites: a run of nothing, which a suite puts its own cast into.
+pub const OWN: &str = "own";
+/// How the scenario of a plan begins that is a suite's: its name follows.
+pub const OF_SUITE: &str = "own:";
+
+static BARE: Reference =
+    from(0, reference(OWN, "whatever a suite puts into it", |s| Scenario::bare(&s.name, s.seed)));
 
 /// When the service is expected to serve, on any profile.
 const SET: u64 = 30_000;

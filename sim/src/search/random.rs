@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::case::{Case, CaseError, Change};
 use super::enumerate::{Count, Failure, combinations};
-use super::library::Reference;
+use super::library::{OWN, Reference};
 use super::pool::{self, Budget, Carry, carry_out_with};
 use super::sites::Folded;
 use super::state::SOMETIMES;
@@ -167,6 +167,11 @@ fn make(seed: u64, number: usize, from: &[(&Reference, &str)], kept: &[Case]) ->
     let index = draw.below(from.len());
     let Some((reference, profile)) = from.get(index) else { return Case::new("create", "embedded", seed) };
     let mut case = Case::new(reference.name, profile, draw.word());
+    if reference.name == OWN {
+        // What there is, and what befalls it, is the suite's.
+        case.random = Some(swarm(&mut draw, 0));
+        return case;
+    }
     if draw.once_in(2) {
         case.change = topology(&mut draw);
         if reference.name.ends_with("quorum") {
@@ -219,6 +224,9 @@ fn topology(draw: &mut Draw) -> Change {
 fn events(case: &mut Case, draw: &mut Draw) {
     let Ok(scenario) = case.build() else { return };
     let (nodes, storm_ms) = (scenario.nodes, scenario.storm_ms);
+    if nodes == 0 {
+        return;
+    }
     let mut script = scenario.script;
     for _ in 0..=draw.below(2) {
         let node = Target::Node(format!("node-{}", draw.below(nodes as usize) + 1));

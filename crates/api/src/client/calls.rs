@@ -1,9 +1,9 @@
 //! The calls of people and programs.
 
+use axum::http::Method;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use reqwest::Method;
 use serde_json::Value;
 use steadfast_core::Effect;
 use steadfast_core::control::{ConnectView, EventView, NodeView, PlanReport, ServiceView, Why};
@@ -214,7 +214,7 @@ impl Client {
         let response = self.transport.stream(call, self.timeout).await?;
         let server = self.server().to_owned();
         Ok(response
-            .bytes_stream()
+            .into_body()
             .map(move |chunk| chunk.map_err(|error| unreachable(server.clone(), Effect::None, error)))
             .boxed())
     }

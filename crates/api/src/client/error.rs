@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use steadfast_core::{Effect, Error, ErrorKind};
 
+use super::ExchangeError;
 use crate::problem::Problem;
 
 /// Why a call was not answered as wished.
@@ -24,7 +25,7 @@ pub enum ClientError {
         message: String,
         /// The cause.
         #[source]
-        source: Option<Arc<reqwest::Error>>,
+        source: Option<Arc<ExchangeError>>,
     },
     /// A server answered something else than this client understands.
     #[error("{server} answers what this client does not understand: {message}")]

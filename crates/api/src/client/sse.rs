@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use steadfast_core::{Effect, Environment};
 
-use super::{Client, ClientError, ClientResult};
+use super::{Chunks, Client, ClientError, ClientResult};
 use crate::control::WatchEvent;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ impl Frame {
 
 /// An open connection.
 struct Connection {
-    chunks: BoxStream<'static, reqwest::Result<Bytes>>,
+    chunks: Chunks,
     rest: BytesMut,
     silence: Duration,
     environment: Environment,
@@ -69,7 +69,7 @@ impl Connection {
         }
         let response = client.transport.stream(call, client.timeout).await?;
         Ok(Connection {
-            chunks: response.bytes_stream().boxed(),
+            chunks: response.into_body(),
             rest: BytesMut::new(),
             silence: client.transport.silence,
             environment: client.transport.environment().clone(),

@@ -1,9 +1,9 @@
 //! The calls of agents and servers on the store.
 
+use axum::http::Method;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use reqwest::Method;
 use steadfast_core::Effect;
 use steadfast_core::metadata::{CasOutcome, Key, Page, Precondition, Record, Version};
 
@@ -76,7 +76,7 @@ impl Client {
         let response = self.transport.stream(call, self.timeout).await?;
         let environment = self.transport.environment().clone();
         let silence = self.transport.silence;
-        let chunks = response.bytes_stream().boxed();
+        let chunks = response.into_body();
         let mut lines = futures::stream::unfold((chunks, BytesMut::new()), move |(mut chunks, mut rest)| {
             let environment = environment.clone();
             async move {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Response};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Method, Request, Response, StatusCode};
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt as _;
 use serde::de::DeserializeOwned;
 use steadfast_core::ids::ClusterName;
 use steadfast_core::{Effect, Environment};
 
+use super::exchange::{Chunks, Exchange, ExchangeError, Sockets};
 use super::{ClientConfig, ClientError, ClientResult};
 use crate::auth::Token;
 use crate::problem::{self, Problem};
@@ -39,7 +41,7 @@ struct Server {
     name: String,
     /// What addresses begin with; for a socket the host is of no meaning.
     base: String,
-    http: reqwest::Client,
+    exchange: Arc<dyn Exchange>,
 }
 
 /// One call, to whichever server.
@@ -49,12 +51,12 @@ pub(super) struct Call {
     path: String,
     query: Vec<(&'static str, String)>,
     headers: HeaderMap,
-    body: Option<Vec<u8>>,
+    body: Bytes,
 }
 
 impl Call {
     pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
-        Call { method, path: path.into(), query: Vec::new(), headers: HeaderMap::new(), body: None }
+        Call { method, path: path.into(), query: Vec::new(), headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     pub(super) fn query(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
@@ -73,7 +75,7 @@ impl Call {
         let bytes = serde_json::to_vec(body)
             .map_err(|error| ClientError::Config { field: "body", message: error.to_string() })?;
         self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.body = Some(bytes);
+        self.body = bytes.into();
         Ok(self)
     }
 
@@ -88,15 +90,20 @@ impl Call {
 }
 
 impl Transport {
-    pub(super) fn new(environment: Environment, config: ClientConfig) -> ClientResult<Self> {
+    /// Over sockets, or over `exchange`.
+    pub(super) fn new(
+        environment: Environment,
+        config: ClientConfig,
+        exchange: Option<Arc<dyn Exchange>>,
+    ) -> ClientResult<Self> {
         if config.servers.is_empty() {
             return Err(ClientError::Config { field: "servers", message: "there is none".to_owned() });
         }
-        let servers = config
-            .servers
-            .iter()
-            .map(|name| Server::new(name, config.authorities.as_deref()))
-            .collect::<ClientResult<_>>()?;
+        let server = |name: &String| match &exchange {
+            Some(exchange) => Server::over(name, Arc::clone(exchange)),
+            None => Server::new(name, config.authorities.as_deref()),
+        };
+        let servers = config.servers.iter().map(server).collect::<ClientResult<_>>()?;
         let ClientConfig { cluster, token, direct, silence, .. } = config;
         Ok(Transport {
             environment,
@@ -142,12 +149,11 @@ impl Transport {
 
     async fn bytes(&self, call: Call, timeout: Duration) -> ClientResult<Bytes> {
         let effect = call.effect();
-        let whole = async {
+        let answer = async {
             let response = self.send(&call).await?;
-            let server = || self.preferred().to_owned();
-            response.bytes().await.map_err(|error| unreachable(server(), effect, error))
+            whole(response).await.map_err(|error| unreachable(self.preferred().to_owned(), effect, error))
         };
-        self.within(timeout, effect, whole).await
+        self.within(timeout, effect, answer).await
     }
 
     fn misunderstood(&self, effect: Effect, error: &dyn std::error::Error) -> ClientError {
@@ -155,7 +161,7 @@ impl Transport {
     }
 
     /// A call whose answer is a stream: returns with its head.
-    pub(super) async fn stream(&self, call: Call, timeout: Duration) -> ClientResult<Response> {
+    pub(super) async fn stream(&self, call: Call, timeout: Duration) -> ClientResult<Response<Chunks>> {
         self.within(timeout, Effect::None, self.send(&call)).await
     }
 
@@ -177,7 +183,7 @@ impl Transport {
     }
 
     /// Asks one server after another until one has answered.
-    async fn send(&self, call: &Call) -> ClientResult<Response> {
+    async fn send(&self, call: &Call) -> ClientResult<Response<Chunks>> {
         let mut last = None;
         for round in 0..ROUNDS {
             if round > 0 {
@@ -206,42 +212,62 @@ impl Transport {
         Err(last.unwrap_or(ClientError::Config { field: "servers", message: "there is none".to_owned() }))
     }
 
-    async fn ask(&self, server: &Server, call: &Call) -> ClientResult<Response> {
-        let mut request = server.http.request(call.method.clone(), format!("{}{}", server.base, call.path));
-        if !call.query.is_empty() {
-            request = request.query(&call.query);
-        }
-        request = request.headers(call.headers.clone());
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.reveal());
-        }
-        if self.direct {
-            request = request.header(DIRECT, "1");
-        }
-        if let Some(body) = &call.body {
-            request = request.body(body.clone());
-        }
+    async fn ask(&self, server: &Server, call: &Call) -> ClientResult<Response<Chunks>> {
         let effect = call.effect();
-        let response = request.send().await.map_err(|error| {
-            // No connection: nobody can have read the request.
-            let effect = if error.is_connect() || error.is_builder() { Effect::None } else { effect };
+        let response = server.exchange.send(self.request(server, call)?).await.map_err(|error| {
+            let effect = if error.may_be_sent() { effect } else { Effect::None };
             unreachable(server.name.clone(), effect, error)
         })?;
-        if response.status().is_success() || response.status() == reqwest::StatusCode::NOT_MODIFIED {
+        if response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED {
             return Ok(response);
         }
         Err(refusal(server, effect, response).await)
     }
+
+    fn request(&self, server: &Server, call: &Call) -> ClientResult<Request<Bytes>> {
+        let wrong = |field: &'static str, message: String| ClientError::Config { field, message };
+        let mut url = reqwest::Url::parse(&format!("{}{}", server.base, call.path))
+            .map_err(|error| wrong("servers", error.to_string()))?;
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&call.query);
+        }
+        let mut request = Request::new(call.body.clone());
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() =
+            url.as_str().parse().map_err(|error| wrong("servers", format!("{url}: {error}")))?;
+        let headers = request.headers_mut();
+        *headers = call.headers.clone();
+        if let Some(token) = &self.token {
+            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
+                .map_err(|error| wrong("token", error.to_string()))?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        if self.direct {
+            headers.insert(HeaderName::from_static(DIRECT), HeaderValue::from_static("1"));
+        }
+        Ok(request)
+    }
+}
+
+/// The whole body of an answer.
+async fn whole(response: Response<Chunks>) -> Result<Bytes, ExchangeError> {
+    let mut chunks = response.into_body();
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = chunks.try_next().await? {
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
 }
 
 /// What an answer that is no success says.
-async fn refusal(server: &Server, effect: Effect, response: Response) -> ClientError {
+async fn refusal(server: &Server, effect: Effect, response: Response<Chunks>) -> ClientError {
     let status = response.status();
     let is_problem = response
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(problem::MEDIA_TYPE.as_bytes()));
-    let bytes = match response.bytes().await {
+    let bytes = match whole(response).await {
         Ok(bytes) => bytes,
         Err(error) => return unreachable(server.name.clone(), effect, error),
     };
@@ -268,16 +294,8 @@ fn may_ask_another(error: &ClientError, call: &Call) -> bool {
     harmless && helps
 }
 
-pub(super) fn unreachable(server: String, effect: Effect, error: reqwest::Error) -> ClientError {
-    // The address is no part of the message: the server is named already, and a query may be long.
-    let error = error.without_url();
-    let mut message = error.to_string();
-    let mut next = std::error::Error::source(&error);
-    while let Some(cause) = next {
-        message = format!("{message}: {cause}");
-        next = cause.source();
-    }
-    ClientError::Unreachable { server, effect, message, source: Some(Arc::new(error)) }
+pub(super) fn unreachable(server: String, effect: Effect, error: ExchangeError) -> ClientError {
+    ClientError::Unreachable { server, effect, message: error.chain(), source: Some(Arc::new(error)) }
 }
 
 impl Server {
@@ -304,7 +322,19 @@ impl Server {
             return Err(wrong(format!("{name:?} is not an address: {error}")));
         }
         let http = builder.build().map_err(|error| wrong(format!("{name:?}: {error}")))?;
-        Ok(Server { name: trimmed.to_owned(), base, http })
+        Ok(Server { name: trimmed.to_owned(), base, exchange: Arc::new(Sockets(http)) })
+    }
+
+    /// A server that `exchange` finds by its address.
+    fn over(name: &str, exchange: Arc<dyn Exchange>) -> ClientResult<Self> {
+        let base = name.trim_end_matches('/').to_owned();
+        match reqwest::Url::parse(&base) {
+            Ok(_) => Ok(Server { name: base.clone(), base, exchange }),
+            Err(error) => {
+                let message = format!("{name:?} is not an address: {error}");
+                Err(ClientError::Config { field: "servers", message })
+            }
+        }
     }
 }
 
