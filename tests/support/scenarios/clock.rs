@@ -45,8 +45,8 @@ impl WallClock {
 
 fn library() -> PathBuf {
     let places = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
-    let files = places.map(|place| place.join("faketime/libfaketimeMT.so.1"));
-    let found = files.filter(|file| file.exists()).next();
+    let mut files = places.map(|place| place.join("faketime/libfaketimeMT.so.1"));
+    let found = files.find(|file| file.exists());
     found.unwrap_or_else(|| panic!("libfaketime is not installed: scripts/install-packages faketime"))
 }
 
