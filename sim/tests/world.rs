@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use steadfast_sim::cast::Cast;
 use steadfast_sim::env::ClockSkew;
+use steadfast_sim::fault::{Fault, HINT, Planned};
 use steadfast_sim::invariant::Rule;
-use steadfast_sim::key::Key;
+use steadfast_sim::key::{Key, Site};
 use steadfast_sim::model::host::{Cut, Way};
 use steadfast_sim::model::{Fact, Profile};
 use steadfast_sim::run::{Action, Outcome, Scenario, Target, run, run_with};
@@ -68,6 +69,19 @@ fn a_volume_that_is_stuck_for_six_minutes_is_waited_for() {
         });
         assert_eq!(again.count(), expected, "stuck for {for_ms} ms");
     }
+}
+
+/// Hints of whatever kind, the node's own among them, once began the wait for the resync anew: it never came.
+#[test]
+fn a_missed_assignment_is_found_by_the_resync_however_many_hints_come() {
+    let mut scenario = Scenario::calm("missed", Profile::embedded(), 3);
+    let assignment = |site: &&Site| site.operation == HINT && site.resource.starts_with("tasks/");
+    for site in run(&scenario).unwrap().sites.iter().filter(assignment) {
+        scenario.plan.faults.push(Planned { at: site.key(0), fault: Fault::MissedEvent });
+    }
+    let outcome = told(&scenario);
+    assert_eq!(outcome.violations, []);
+    assert!(outcome.fired.len() >= 3, "{:?}", outcome.fired);
 }
 
 #[test]
