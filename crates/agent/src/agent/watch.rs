@@ -26,6 +26,7 @@ struct News {
     /// The node's own record.
     record: bool,
     services: BTreeSet<String>,
+    members: BTreeSet<String>,
 }
 
 impl Node {
@@ -104,9 +105,12 @@ impl Node {
         if news.record {
             self.news.notify_one();
         }
-        let tasks: Vec<Arc<Inbox>> = lock(&self.tasks).values().cloned().collect();
-        for inbox in tasks {
-            if news.everything || news.services.contains(inbox.service.as_str()) {
+        let tasks = lock(&self.tasks).clone();
+        for (member, inbox) in tasks {
+            // What other members' records say is read when it is needed.
+            let told =
+                news.services.contains(inbox.service.as_str()) || news.members.contains(member.as_str());
+            if news.everything || told {
                 inbox.tell(|told| told.stale = true);
             }
         }
@@ -171,8 +175,11 @@ impl News {
         match relative(store, &key) {
             Some(("nodes", _)) => self.record |= key.segments().last() == Some("record"),
             Some(("tasks", _)) => self.assignments = true,
-            Some(("services" | "members", Some(service))) => {
+            Some(("services", Some(service))) => {
                 self.services.insert(service.to_owned());
+            }
+            Some(("members", Some(_))) => {
+                self.members.extend(key.segments().last().map(str::to_owned));
             }
             _ => {}
         }
