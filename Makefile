@@ -25,8 +25,9 @@ test-e2e: install-test-deps ## The end-to-end suites alone: about ten minutes
 	cargo nextest run --locked --package steadfast-workspace --all-features --no-fail-fast
 
 # Not part of `make test`: the whole of it has not been run to its end yet.
-sim-long: ## The simulator for long: every fault at every call, then at random, then the repeats (SIM_BUDGET=10m)
+sim-long: ## The simulator for long: every fault at every call, pairs, at random, the repeats (SIM_BUDGET=10m)
 	cargo run --locked --release --package steadfast-sim -- enumerate
+	cargo run --locked --release --package steadfast-sim -- enumerate --pairs --budget $(or $(SIM_BUDGET),10m)
 	cargo run --locked --release --package steadfast-sim -- run --budget $(or $(SIM_BUDGET),10m)
 	cargo run --locked --release --package steadfast-sim -- replay sim/plans
 	STEADFAST_SIM_RUNS=1000 cargo test --locked --release --package steadfast-sim --test determinism

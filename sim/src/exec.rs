@@ -5,6 +5,8 @@
 //! of it at whatever await it is, a [pause](Exec::pause) keeps it from being polled until it goes on, while timers
 //! and answers for it pile up.
 
+mod schedule;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::time::Time;
+pub use schedule::Schedule;
 
 /// Something that happens at a time, whatever tasks do.
 pub type Event = Box<dyn FnOnce() + Send>;
@@ -44,6 +47,7 @@ struct Ready(Mutex<VecDeque<usize>>);
 #[derive(Default)]
 struct State {
     polls: u64,
+    schedule: Schedule,
     timers: Timers,
     tasks: Vec<Option<Task>>,
     free: Vec<usize>,
@@ -175,6 +179,11 @@ impl Exec {
         Time::from_micros(self.0.now.load(Ordering::Relaxed))
     }
 
+    /// Lets tasks that are ready go in another order than they were woken in.
+    pub fn set_schedule(&self, schedule: Schedule) {
+        lock(&self.0.state).schedule = schedule;
+    }
+
     /// How often tasks were polled: what a run costs.
     pub fn polls(&self) -> u64 {
         lock(&self.0.state).polls
@@ -289,33 +298,51 @@ impl Exec {
     }
 
     /// Runs until `end`, or until `seen` says that it is enough. `seen` is asked after everything that happens at
-    /// one moment for one cause.
+    /// one moment for one cause; in another order than that of their waking, after every task.
     pub fn run(&self, end: Time, mut seen: impl FnMut() -> bool) {
+        let schedule = lock(&self.0.state).schedule;
         loop {
-            self.settle();
-            if !seen() {
+            if !self.settle(schedule, &mut seen) || !seen() || !self.next(end) {
                 return;
             }
-            // Looked up alone: what happens next takes the same lock.
-            let next = lock(&self.0.state).timers.pop(end);
-            let Some((due, timer)) = next else {
-                self.0.now.fetch_max(end.micros(), Ordering::Relaxed);
-                return;
-            };
-            self.0.now.store(due.micros(), Ordering::Relaxed);
-            match timer {
-                Timer::Wake(waker) => waker.wake(),
-                Timer::Run(event) => event(),
+            if schedule.is_fifo() {
+                continue;
+            }
+            // Whatever is due at one moment may come in any order.
+            while self.next(self.now()) {
+                if !seen() {
+                    return;
+                }
             }
         }
     }
 
-    /// Polls until every task waits.
-    fn settle(&self) {
+    /// Lets the next thing happen that is due until `end`; `false`: nothing is.
+    fn next(&self, end: Time) -> bool {
+        // Looked up alone: what happens next takes the same lock.
+        let next = lock(&self.0.state).timers.pop(end);
+        let Some((due, timer)) = next else {
+            self.0.now.fetch_max(end.micros(), Ordering::Relaxed);
+            return false;
+        };
+        self.0.now.store(due.micros(), Ordering::Relaxed);
+        match timer {
+            Timer::Wake(waker) => waker.wake(),
+            Timer::Run(event) => event(),
+        }
+        true
+    }
+
+    /// Polls until every task waits; `false`: enough was seen before.
+    fn settle(&self, schedule: Schedule, seen: &mut impl FnMut() -> bool) -> bool {
         loop {
-            let next = lock(&self.0.ready.0).pop_front();
-            let Some(next) = next else { return };
+            let polls = if schedule.is_fifo() { 0 } else { self.polls() };
+            let next = schedule.take(&mut lock(&self.0.ready.0), polls);
+            let Some(next) = next else { return true };
             self.poll(next);
+            if !schedule.is_fifo() && !seen() {
+                return false;
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod data;
 mod leaks;
+mod membership;
 mod moves;
 mod names;
 mod pace;
@@ -54,6 +55,7 @@ pub fn built_in(scenario: &Scenario) -> Vec<Box<dyn Rule>> {
         Box::new(moves::Primaries::default()),
         Box::new(writes::Acknowledged::new(scenario)),
         Box::new(pace::Pace::default()),
+        Box::new(membership::Membership::default()),
         Box::new(leaks::Leaks),
     ]
 }

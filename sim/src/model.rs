@@ -23,7 +23,8 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use steadfast_core::ids::{Incarnation, MemberName, NodeName, VolumeId};
+use steadfast_core::engine::Voters;
+use steadfast_core::ids::{Incarnation, MemberName, NodeName, ServiceName, VolumeId};
 use steadfast_core::registry::{DomainName, RecordKind};
 
 use crate::cast::Model;
@@ -112,6 +113,8 @@ pub struct Cloud {
     pub dns: dns::DnsModel,
     /// The machines, with guards and engines.
     pub hosts: host::HostsModel,
+    /// Who votes among engines that elect their leader themselves, by service.
+    pub quorums: BTreeMap<ServiceName, Voters>,
     /// What is wrong with single disks and volumes.
     pub troubles: troubles::Troubles,
     /// How many calls providers take.
@@ -139,6 +142,7 @@ impl Cloud {
             ips: ips::IpsModel::default(),
             dns: dns::DnsModel::default(),
             hosts: host::HostsModel::default(),
+            quorums: BTreeMap::new(),
             troubles: troubles::Troubles::default(),
             limits: limits::Limits::of(profile.limits.as_deref()),
             servers_cut: BTreeMap::new(),

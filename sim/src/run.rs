@@ -46,6 +46,7 @@ pub fn run(scenario: &Scenario) -> Result<Outcome, String> {
 pub fn run_with(scenario: &Scenario, cast: &Cast) -> Result<Outcome, String> {
     let _planting = crate::planted::plant(&scenario.planted)?;
     let world = World::new(scenario.profile.clone(), scenario.seed, &scenario.plan);
+    world.exec().set_schedule(scenario.schedule);
     world.act(|cloud, _| cloud.own = cast.make_models());
     let fleet = Fleet::new(world.clone(), scenario, cast)?;
     let mut judge = Judge::new(scenario, cast.make_rules());

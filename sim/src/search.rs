@@ -4,6 +4,7 @@
 //! - [`library`]: a reference run of every workflow that ships
 //! - [`sites`]: the call sites of a run, folded to those that differ in meaning
 //! - [`enumerate`]: every site with every class of fault, one after another
+//! - [`pairs`]: a second fault in the wake of the first
 //! - [`shrink`]: the smallest case that still breaks the same rule
 //! - [`random`]: swarms of faults, with feedback
 //! - [`state`]: what a run came by
@@ -16,6 +17,7 @@ pub mod doctor;
 pub mod enumerate;
 pub mod library;
 pub mod oracle;
+pub mod pairs;
 pub mod pool;
 pub mod random;
 pub mod shrink;

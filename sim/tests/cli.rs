@@ -72,6 +72,14 @@ fn bad_plans_are_refused_with_what_to_do() {
     fails(&["run", "--budget", "0"], 64, &["give at least 1s"]);
     fails(&["run", "--runs", "0"], 64, &["0"]);
     fails(&["enumerate", "--scenario", "nowhere"], 5, &["no scenario \"nowhere\""]);
+    fails(&["enumerate", "--pairs", "0"], 64, &["0"]);
+    fails(&["enumerate", "--profile", "tape"], 5, &["no profile \"tape\""]);
+    let schedule = plan("schedule.json", &|plan| plan["case"]["change"]["schedule"] = "lifo".into());
+    fails(&["replay", &schedule], 64, &["lifo", "fifo"]);
+    let event = plan("event.json", &|plan| plan["case"]["change"]["script"][0]["for_ms"] = 1.into());
+    fails(&["replay", &event], 64, &["unknown field `for_ms`"]);
+    let fault = plan("fault.json", &|plan| plan["case"]["faults"] = serde_json::json!([{"at": "x"}]));
+    fails(&["replay", &fault], 64, &["plan"]);
     fails(&["frobnicate"], 64, &["frobnicate"]);
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::{Strategy, any, prop};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use steadfast_sim::exec::Schedule;
 use steadfast_sim::fault::{Class, Planned, RandomFaults};
 use steadfast_sim::plan::{Expected, PlanFile};
 use steadfast_sim::run::{Action, Scripted, Target, run};
@@ -12,7 +13,7 @@ use steadfast_sim::search::enumerate::{Options, enumerate};
 use steadfast_sim::search::pool::{Budget, carry_out};
 use steadfast_sim::search::random::{self, search};
 use steadfast_sim::search::sites::{Folded, calls, without_numbers};
-use steadfast_sim::search::{Case, library, shrink::shrink};
+use steadfast_sim::search::{Case, library, pairs, shrink::shrink};
 use steadfast_sim::time::Time;
 
 /// Under leases alone, a primary's node that stands still for longer than its lease.
@@ -52,6 +53,55 @@ fn a_part_of_a_workflow_is_enumerated_and_every_fault_counts() {
         Vec::<&_>::new()
     );
     assert!(report.is_good());
+}
+
+#[test]
+fn sites_that_are_the_same_in_meaning_are_enumerated_once_and_what_is_left_out_is_told() {
+    let options = |fold| Options {
+        scenarios: vec!["create".to_owned(), "restart".to_owned()],
+        profiles: vec!["embedded".to_owned()],
+        classes: vec![Class::Throttled],
+        fold,
+        ..Options::default()
+    };
+    let (whole, folded) =
+        (enumerate(&options(false), &run).unwrap(), enumerate(&options(true), &run).unwrap());
+    assert_eq!((whole.folded, folded.uncovered.len(), folded.failures.len()), (0, 0, 0));
+    assert!(folded.folded > 0);
+    assert_eq!(folded.runs + folded.folded, whole.runs, "what is left out is counted");
+    assert!(folded.sites < whole.sites);
+}
+
+#[test]
+fn a_second_fault_comes_after_the_first_and_has_to_do_with_it() {
+    let first = Options {
+        scenarios: vec!["restart".to_owned()],
+        profiles: vec!["embedded".to_owned()],
+        budget: Some(Duration::from_secs(5)),
+        ..Options::default()
+    };
+    let options = pairs::Options { first, window_ms: 10_000, per_first: 2 };
+    let report = pairs::enumerate(&options, &run).unwrap();
+    assert!(report.pairs > 0 && report.both > 0, "{} pairs, in {} both fired", report.pairs, report.both);
+    assert!(report.both * 2 > report.pairs, "most second calls are made in spite of the first fault");
+    assert!(report.left > 0, "the budget is spent first");
+    assert_eq!(report.broken, 0);
+}
+
+#[test]
+fn tasks_in_another_order_make_another_run_which_is_the_same_again() {
+    let case = |schedule| {
+        let mut case = Case::new("lost-primary", "embedded", 1);
+        case.change.schedule = Some(schedule);
+        carry_out(&case).unwrap()
+    };
+    let fifo = case(Schedule::Fifo);
+    for schedule in [Schedule::Random(3), Schedule::Priority(3)] {
+        let (one, again) = (case(schedule), case(schedule));
+        assert_eq!(one.violations, [], "{schedule:?}");
+        assert_eq!(one.hash, again.hash, "{schedule:?}");
+        assert_ne!(one.hash, fifo.hash, "{schedule:?}");
+    }
 }
 
 #[test]

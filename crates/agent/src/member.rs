@@ -7,6 +7,7 @@ mod ending;
 mod liveness;
 mod observe;
 mod restarts;
+mod voters;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use steadfast_core::engine::{Engine, Peer, WantedRole};
 use steadfast_core::error::{Error, ErrorKind, Result};
-use steadfast_core::ids::{Epoch, Incarnation, MemberName, RoleTerm};
+use steadfast_core::ids::{Epoch, Incarnation, MemberName, MembershipTerm, Revision, RoleTerm};
 use steadfast_core::model::{
-    Holder, Leadership, Member, MemberPhase, MemberStatus, Reason, Role, RoleState, Service, SpecRevision,
+    Group, Holder, Leadership, Member, MemberPhase, MemberStatus, Membership, Reason, Role, RoleState,
+    Service, SpecRevision,
 };
 use steadfast_core::orchestrator::Run;
 use steadfast_core::planted::{self, Planted};
@@ -43,6 +45,10 @@ impl Known {
         self.service.roles.get(&self.member.group)
     }
 
+    fn group(&self) -> Option<&Group> {
+        self.service.groups.get(&self.member.group)
+    }
+
     fn is_led_by_us(&self) -> bool {
         self.revision.blueprint.leadership == Leadership::Steadfast
     }
@@ -64,17 +70,31 @@ enum Records {
 struct Live {
     incarnation: Incarnation,
     engine: Arc<dyn Engine>,
+    /// What the engine was made from, here and in the next field: made anew when either is another one.
+    revision: Revision,
     peers: Vec<Peer>,
     volumes: Vec<MountedVolume>,
     liveness: Liveness,
-    /// The role it was last brought into, and when.
-    confirmed: Option<(RoleTerm, WantedRole, Moment)>,
+    /// The role it was last brought into.
+    confirmed: Option<Confirmed>,
+    /// The term under which its group was last brought into line, and the version that came of it.
+    admitted: Option<(MembershipTerm, u64)>,
     /// When its disks were last looked at, and what was found.
     disk: Option<(Moment, Option<(Reason, String)>)>,
 }
 
 /// An engine that answers has a guard: that one is asked with every so-manyth look only.
 const LOOKS_WITHOUT_GUARD: u32 = 2;
+
+/// A role that an engine was brought into.
+#[derive(Debug)]
+struct Confirmed {
+    term: RoleTerm,
+    role: WantedRole,
+    /// Who counts in the group, as the engine was told if it leads.
+    membership: Membership,
+    at: Moment,
+}
 
 /// The task of one member.
 #[derive(Debug)]
@@ -206,7 +226,9 @@ impl MemberTask {
                     let member = &known.member;
                     self.recorded = Some((member.epoch, member.phase));
                     self.status.epoch = member.epoch;
-                    self.status.revision = member.revision;
+                    if self.live.is_none() {
+                        self.status.revision = member.revision;
+                    }
                 }
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 //! An [`Engine`] is made by the catalog from a blueprint and the member's [`EngineContext`]; the agent calls it.
 //! It speaks the engine's own protocol; starting and stopping the process is the guard's matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{
     ClusterName, Epoch, GroupName, MemberName, NodeName, Ordinal, ServiceName, VolumeName, ZoneName,
 };
@@ -127,6 +127,18 @@ pub struct EngineView {
     pub recovering: Option<u64>,
     /// What is wrong, with the code for it.
     pub problem: Option<(Reason, String)>,
+    /// Who votes, if the engine elects its leader itself, leads, and can be told.
+    #[serde(default)]
+    pub voters: Option<Voters>,
+}
+
+/// Who votes in a group of engines that elect their leader themselves, by the word of the one that leads.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Voters {
+    /// Raised with every change that the engines have agreed on.
+    pub version: u64,
+    /// Who votes.
+    pub members: BTreeSet<MemberName>,
 }
 
 /// What the agent wants a member to be.
@@ -196,6 +208,23 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// # Behavior
     /// - Observe-first: already there is success without effect.
     async fn assume(&self, wanted: &WantedRole) -> Result<()>;
+
+    /// Has the engines agree on who votes, through the one that leads them; gives the new version. The caller has
+    /// read who shall vote right before.
+    ///
+    /// # Behavior
+    /// - Refused if the version is no longer `version`: what the change was decided on does not hold.
+    /// - Raises the version even if the same members vote already, so that changes on their way are refused.
+    /// - Takes effect only with a majority of those who voted before and of those who are to.
+    ///
+    /// # Errors
+    /// `Unsupported` if members cannot come and go while the engines run; `Stale` if it does not lead, or the
+    /// version is another one.
+    async fn admit(&self, voters: &[Peer], version: u64) -> Result<u64> {
+        let text =
+            format!("{} members are to vote, and members of this engine stay as they are", voters.len());
+        Err(Error::new(ErrorKind::Unsupported, "engine", "admit", version, text).without_effect())
+    }
 
     /// The signal that stops the engine in order (`TERM`, `INT`), and how long that may take, in milliseconds.
     fn stop(&self) -> (StopSignal, u64);

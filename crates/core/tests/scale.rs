@@ -298,3 +298,14 @@ async fn a_number_that_the_blueprint_forbids_is_refused_and_asking_twice_is_aski
     assert_eq!(world.finish(&server, &once.id).await.unwrap().state, OperationState::Succeeded);
     assert_eq!(server.scale(&orders(), None, 3, key).await.unwrap().id, once.id);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_the_replicas_goes_with_the_last_replica() {
+    let (mut world, server) = served("plain", 2).await;
+    assert_eq!(resolves(&world, "replicas.orders").await, 1);
+    let operation = to(&server, 1).await;
+    assert_eq!(world.finish(&server, &operation.id).await.unwrap().state, OperationState::Succeeded);
+    healthy(&mut world, &server).await;
+    assert_eq!(resolves(&world, "replicas.orders").await, 0, "its address may be somebody else's soon");
+    assert_eq!((resolves(&world, "primary.orders").await, resolves(&world, "orders").await), (1, 1));
+}

@@ -1,13 +1,13 @@
 //! `enumerate`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use steadfast_sim::run::run;
 use steadfast_sim::search::Case;
 use steadfast_sim::search::enumerate::{self as search, Difference, Failure as Broken, Options, Report};
-use steadfast_sim::search::sites::Folded;
+use steadfast_sim::search::pairs as search_pairs;
 
 use super::exit::{Exit, Result};
 use super::{Global, duration, failures, output};
@@ -29,6 +29,12 @@ pub(crate) struct EnumerateArgs {
     /// Every site and class on every profile, instead of on one of them in turn
     #[arg(long)]
     every_profile: bool,
+    /// Each site and class in one scenario after another, instead of in every one that comes by it
+    #[arg(long, conflicts_with = "every_profile")]
+    fold: bool,
+    /// A second fault in the wake of the first, so many for each
+    #[arg(long, value_name = "COUNT", num_args = 0..=1, default_missing_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
+    pairs: Option<u16>,
     /// How long it may take
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     budget: Option<Duration>,
@@ -36,6 +42,9 @@ pub(crate) struct EnumerateArgs {
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
 }
+
+/// How long after the first fault of a pair the second may come, in milliseconds: longer than any lease.
+const WINDOW_MS: u64 = 15_000;
 
 pub(crate) fn enumerate(global: &Global, args: &EnumerateArgs) -> Result<Exit> {
     let options = Options {
@@ -45,9 +54,13 @@ pub(crate) fn enumerate(global: &Global, args: &EnumerateArgs) -> Result<Exit> {
         seed: args.seed,
         per_site: usize::from(args.per_site),
         every_profile: args.every_profile,
+        fold: args.fold,
         jobs: global.jobs(),
         budget: args.budget,
     };
+    if let Some(per_first) = args.pairs {
+        return pairs(global, options, usize::from(per_first), args.save.as_deref());
+    }
     let report = search::enumerate(&options, &run)?;
     let shrunk = failures::shrink(&distinct(&report.failures));
     output::result(global.output, &text(&report), &report)?;
@@ -68,16 +81,34 @@ pub(crate) fn enumerate(global: &Global, args: &EnumerateArgs) -> Result<Exit> {
 /// One failure for each rule, scenario and call.
 fn distinct(failures: &[Broken]) -> Vec<Broken> {
     let mut seen = BTreeSet::new();
-    let place = |broken: &Broken| {
-        let sites: Vec<String> =
-            broken.case.faults.iter().map(|planned| Folded::of_key(&planned.at).to_string()).collect();
-        (broken.violation.rule.clone(), broken.case.scenario.clone(), sites)
-    };
-    failures.iter().filter(|broken| seen.insert(place(broken))).cloned().collect()
+    failures.iter().filter(|broken| seen.insert(search::place(broken))).cloned().collect()
+}
+
+/// A second fault in the wake of the first.
+fn pairs(global: &Global, options: Options, per_first: usize, save: Option<&Path>) -> Result<Exit> {
+    let options = search_pairs::Options { first: options, window_ms: WINDOW_MS, per_first };
+    let report = search_pairs::enumerate(&options, &run)?;
+    let shrunk = failures::shrink(&report.failures);
+    let search_pairs::Report { firsts, left, pairs, both, broken, elapsed, .. } = &report;
+    let text = format!(
+        "{pairs} runs with two faults after {firsts} first ones in {:.1} s; in {both} of them both fired; {left} first \
+         faults are left; {broken} runs broke a rule",
+        elapsed.as_secs_f64()
+    );
+    output::result(global.output, &text, &report)?;
+    failures::junit(global, "pairs", &shrunk, *pairs, *elapsed)?;
+    failures::keep(save, &shrunk)?;
+    failures::tell(&shrunk);
+    // Nobody expects all of them: a budget that is spent is no failure, unless nothing came of it.
+    Ok(match (report.failures.is_empty(), *pairs) {
+        (true, 0) => Exit::TimedOut,
+        (true, _) => Exit::Done,
+        (false, _) => Exit::Error,
+    })
 }
 
 fn text(report: &Report) -> String {
-    let Report { references, sites, calls, runs, left, behind_faults, elapsed, .. } = report;
+    let Report { references, sites, calls, runs, left, folded, behind_faults, elapsed, .. } = report;
     let mut text = format!(
         "{references} reference runs, {calls} calls at {sites} sites, {behind_faults} sites behind faults; \
          {runs} runs in {:.1} s\n",
@@ -86,6 +117,11 @@ fn text(report: &Report) -> String {
     text.push_str(&failures::classes(&report.classes, &report.inert, &report.never));
     for site in &report.uncovered {
         text.push_str(&format!("UNCOVERED {site}: a run came by it, and it was never enumerated\n"));
+    }
+    if *folded > 0 {
+        text.push_str(&format!(
+            "{folded} runs are left to the enumeration of every scenario (without --fold)\n"
+        ));
     }
     if *left > 0 {
         text.push_str(&format!("{left} runs are left: the budget was spent first\n"));

@@ -1,6 +1,6 @@
 //! The agent's seams over the machines of the model: guards, preparations, engines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use crate::time::Time;
 use crate::world::{Answer, Ask, Caller};
 
 impl Answer for bool {}
+impl Answer for u64 {}
 impl Answer for Vec<(MemberName, ServiceName)> {}
 impl Answer for GuardState {
     fn digest(&self) -> u64 {
@@ -49,7 +50,7 @@ impl Answer for Option<Locker> {}
 impl Answer for Outcome {}
 impl Answer for EngineView {
     fn digest(&self) -> u64 {
-        let EngineView { alive, ready, role, follows, position, lag, recovering, problem } = self;
+        let EngineView { alive, ready, role, follows, position, lag, recovering, problem, voters } = self;
         let mut hasher = Hasher::default();
         hasher.word(u64::from(*alive) << 1 | u64::from(*ready));
         hasher.word(*role as u64);
@@ -64,6 +65,9 @@ impl Answer for EngineView {
         if let Some((reason, text)) = problem {
             hasher.bytes(reason.as_str().as_bytes());
             hasher.bytes(text.as_bytes());
+        }
+        if let Some(voters) = voters {
+            hasher.word(hash::of_debug(voters));
         }
         hasher.finish()
     }
@@ -395,27 +399,23 @@ impl EngineSource for SimEngines {
         Ok(json!({
             "quorum": blueprint.leadership == Leadership::Engine,
             "confirming": blueprint.confirming_replicas,
-            "broken": blueprint.version.ends_with("broken"),
+            "version": blueprint.version,
         }))
     }
 
     fn engine(&self, definition: &Value, context: EngineContext) -> Result<MadeEngine> {
         let (caller, node) = (self.caller.clone(), self.node.clone());
-        let size = context.peers.len();
-        let quorum = definition["quorum"].as_bool().unwrap_or_default().then_some(size);
+        let members = || context.peers.iter().map(|peer| peer.name.clone()).collect();
+        let quorum = definition["quorum"].as_bool().unwrap_or_default().then(members);
         let asked = usize::try_from(definition["confirming"].as_u64().unwrap_or_default()).unwrap_or(0);
-        let confirming = match quorum {
-            Some(size) => size / 2,
-            None if context.durability == Durability::Strict => asked,
-            None => 0,
-        };
+        let confirming = if context.durability == Durability::Strict { asked } else { 0 };
         let launch = Launch {
             member: context.member.name.clone(),
             service: context.service.clone(),
             address: context.member.address,
             confirming,
             quorum,
-            broken: definition["broken"].as_bool().unwrap_or_default(),
+            version: definition["version"].as_str().unwrap_or_default().to_owned(),
         };
         Ok(MadeEngine { engine: Arc::new(SimEngine { caller, node, launch }), run_as: None })
     }
@@ -475,11 +475,21 @@ impl Engine for SimEngine {
 
     async fn assume(&self, wanted: &WantedRole) -> Result<()> {
         let (node, member, wanted) = (self.node.clone(), self.launch.member.clone(), wanted.clone());
+        let confirming = self.launch.confirming;
         if let Some(volume) = volume_of_engine(&self.caller, &node, &member) {
             disk_answers(&self.caller, &volume).await;
         }
         let ask = ask("engine.assume", &self.launch.member, true);
-        self.caller.call(ask, move |cloud, now| cloud.assume_role(now, &node, &member, &wanted)).await
+        let effect =
+            move |cloud: &mut Cloud, now| cloud.assume_role(now, &node, &member, &wanted, confirming);
+        self.caller.call(ask, effect).await
+    }
+
+    async fn admit(&self, voters: &[Peer], version: u64) -> Result<u64> {
+        let (node, member) = (self.node.clone(), self.launch.member.clone());
+        let wanted: BTreeSet<MemberName> = voters.iter().map(|peer| peer.name.clone()).collect();
+        let ask = ask("engine.admit", &self.launch.member, true);
+        self.caller.call(ask, move |cloud, _| cloud.admit(&node, &member, wanted.clone(), version)).await
     }
 
     fn stop(&self) -> (StopSignal, u64) {

@@ -182,7 +182,8 @@ impl Rule for Once {
                         return Err(format!("{key} asked for one {kind} of {service} and made two"));
                     }
                 }
-                if *kind == OperationKind::Restart {
+                // A leader that its engines have chosen hands over by a restart before it leaves.
+                if matches!(*kind, OperationKind::Restart | OperationKind::Scale) {
                     self.restarts.entry(service.clone()).or_default().insert(id.clone());
                 }
                 let before = self.states.insert(id.clone(), *state);

@@ -1,6 +1,6 @@
 //! Engines: a log of client writes with one primary that takes them and replicas that copy it, or a quorum.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -25,11 +25,18 @@ pub struct Launch {
     pub address: Option<IpAddr>,
     /// How many others have to have a write before it is confirmed.
     pub confirming: usize,
-    /// The size of the group, if its members elect their leader themselves.
-    pub quorum: Option<usize>,
-    /// Whether it ends as soon as it is up: a version that does not work.
+    /// The group's members, if they elect their leader themselves: those who vote if none has before.
+    pub quorum: Option<BTreeSet<MemberName>>,
+    /// The version of its program.
     #[serde(default)]
-    pub broken: bool,
+    pub version: String,
+}
+
+impl Launch {
+    /// Whether it ends as soon as it is up: a version that does not work.
+    pub fn is_broken(&self) -> bool {
+        self.version.ends_with("broken")
+    }
 }
 
 /// What an engine does.
@@ -56,6 +63,8 @@ pub struct Engine {
     pub doing: Doing,
     /// How much of its log each replica has confirmed.
     confirmed: BTreeMap<MemberName, usize>,
+    /// How many have to confirm a write, and whose word counts; none: everybody's.
+    pub(super) confirming: (usize, Option<BTreeSet<MemberName>>),
     /// Writes that are not confirmed yet, with the length of the log that has them.
     pending: Vec<(u64, usize)>,
     /// How long the log is that is on its way here.
@@ -66,6 +75,7 @@ impl Engine {
     /// An engine that begins to start.
     pub fn new(launch: Launch, volume: VolumeId) -> Self {
         Engine {
+            confirming: (launch.confirming, None),
             launch,
             volume,
             up: false,
@@ -74,6 +84,11 @@ impl Engine {
             pending: Vec::new(),
             receiving: None,
         }
+    }
+
+    /// Whether it waits for a member's word, among others', before it confirms a write.
+    pub fn waits_for(&self, member: &MemberName) -> bool {
+        self.confirming.1.as_ref().is_some_and(|counting| counting.contains(member))
     }
 }
 
@@ -106,7 +121,7 @@ impl Cloud {
         Some((node.clone(), member.clone()))
     }
 
-    fn can_talk(&self, from: &NodeName, to: &NodeName) -> bool {
+    pub(super) fn can_talk(&self, from: &NodeName, to: &NodeName) -> bool {
         let cut = |node| self.hosts.get(node).is_none_or(|host| host.cut.peers);
         from == to || (!cut(from) && !cut(to))
     }
@@ -118,8 +133,8 @@ impl Cloud {
         let Some(engine) = self.hosts.engine_mut(node, member) else { return };
         engine.up = true;
         let address = engine.launch.address;
-        let (volume, quorum) = (engine.volume.clone(), engine.launch.quorum);
-        if engine.launch.broken {
+        let (volume, quorum) = (engine.volume.clone(), engine.launch.quorum.is_some());
+        if engine.launch.is_broken() {
             self.crash_engine(now, node, member, "this version does not work");
             return;
         }
@@ -129,7 +144,7 @@ impl Cloud {
             self.crash_engine(now, node, member, "there is no data");
             return;
         }
-        if quorum.is_some() {
+        if quorum {
             self.hold_election(now, node, member);
         }
     }
@@ -143,9 +158,8 @@ impl Cloud {
         let position = history
             .map(|history| Position { timeline: history.timeline, offset: history.writes.len() as u64 });
         let mut view = EngineView { alive: true, position, ..EngineView::default() };
-        if let Some(size) = engine.launch.quorum {
-            let leader = self.leader_of(&engine.launch.service).is_some();
-            return EngineView { role: Role::Voter, ready: leader || size == 1, ..view };
+        if engine.launch.quorum.is_some() {
+            return self.observe_voter(member, engine, view);
         }
         match engine.doing {
             Doing::Leading => {
@@ -170,7 +184,7 @@ impl Cloud {
         view
     }
 
-    /// Brings an engine into a role.
+    /// Brings an engine into a role. A primary waits for so many confirmations of each write.
     ///
     /// # Errors
     /// `Unavailable` if it does not answer; `Stale`, `follow diverged`, if its history is another one.
@@ -180,15 +194,21 @@ impl Cloud {
         node: &NodeName,
         member: &MemberName,
         wanted: &WantedRole,
+        confirming: usize,
     ) -> Result<()> {
         let Some(engine) = self.hosts.engine(node, member).filter(|engine| engine.up) else {
             return Err(failed(ErrorKind::Unavailable, "assume", member, "it does not answer"));
         };
         match wanted {
-            WantedRole::Primary { .. } => {
+            WantedRole::Primary { replicas } => {
                 if engine.doing != Doing::Leading {
                     self.lead(now, node, member);
                 }
+                let counting = replicas.iter().map(|peer| peer.name.clone()).collect();
+                if let Some(engine) = self.hosts.engine_mut(node, member) {
+                    engine.confirming = (confirming, Some(counting));
+                }
+                self.confirm(node, member);
             }
             WantedRole::Fenced => {
                 self.stop_leading(now, node, member);
@@ -247,6 +267,7 @@ impl Cloud {
             self.set_doing(node, member, Doing::Nothing);
             return;
         }
+        self.wait_for_voters(node, member);
         self.note_leads(now, node, member, true);
         self.push_out(now, node, member);
     }
@@ -338,13 +359,16 @@ impl Cloud {
     }
 
     /// Confirms what enough replicas have.
-    fn confirm(&mut self, node: &NodeName, member: &MemberName) {
+    pub(super) fn confirm(&mut self, node: &NodeName, member: &MemberName) {
         let Some(engine) = self.hosts.engine_mut(node, member) else { return };
         if engine.doing != Doing::Leading {
             return;
         }
-        let (confirming, confirmed) = (engine.launch.confirming, &engine.confirmed);
-        let is_safe = |length: usize| confirmed.values().filter(|has| **has >= length).count() >= confirming;
+        let ((confirming, counting), confirmed) = (&engine.confirming, &engine.confirmed);
+        let counts = |name: &MemberName| counting.as_ref().is_none_or(|counting| counting.contains(name));
+        let is_safe = |length: usize| {
+            confirmed.iter().filter(|(name, has)| counts(name) && **has >= length).count() >= *confirming
+        };
         let (safe, pending): (Vec<_>, Vec<_>) =
             engine.pending.iter().copied().partition(|(_, length)| is_safe(*length));
         engine.pending = pending;
@@ -354,15 +378,15 @@ impl Cloud {
     /// Sends what an engine has to everybody who follows it.
     pub(super) fn push_out(&mut self, now: Time, node: &NodeName, member: &MemberName) {
         let Some(engine) = self.hosts.engine(node, member) else { return };
-        let (address, service, quorum) =
-            (engine.launch.address, engine.launch.service.clone(), engine.launch.quorum);
+        let (address, service) = (engine.launch.address, engine.launch.service.clone());
+        let quorum = engine.launch.quorum.is_some();
         let followers: Vec<(NodeName, MemberName)> = self
             .hosts
             .engines()
             .filter(|(_, name, _, other)| {
                 let follows = match other.doing {
                     Doing::Following(from) => Some(from) == address,
-                    Doing::Nothing => quorum.is_some() && *name != member,
+                    Doing::Nothing => quorum && *name != member,
                     Doing::Leading => false,
                 };
                 other.up && follows && other.launch.service == service
@@ -381,8 +405,14 @@ impl Cloud {
             Doing::Nothing if engine.launch.quorum.is_some() => self.leader_of(&engine.launch.service)?,
             Doing::Nothing | Doing::Leading => return None,
         };
-        let leads = self.hosts.engine(&at, &of).is_some_and(|upstream| upstream.doing == Doing::Leading);
-        (leads && self.can_talk(node, &at) && !self.is_paused(&at)).then_some((at, of))
+        // One that has stopped taking writes still gives what it has, which is what a handover waits for.
+        let gives = |upstream: &Engine| match upstream.doing {
+            Doing::Leading => true,
+            Doing::Nothing => upstream.up && upstream.launch.quorum.is_none(),
+            Doing::Following(_) => false,
+        };
+        let gives = self.hosts.engine(&at, &of).is_some_and(gives);
+        (gives && self.can_talk(node, &at) && !self.is_paused(&at)).then_some((at, of))
     }
 
     /// Begins to copy what the engine that is followed has now.

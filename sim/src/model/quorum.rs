@@ -1,8 +1,13 @@
 //! Engines that elect their leader themselves.
 
-use steadfast_core::ids::{Incarnation, MemberName, NodeName, ServiceName};
+use std::collections::BTreeSet;
 
-use super::engine::{Doing, Launch};
+use steadfast_core::engine::{EngineView, Voters};
+use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::ids::{Incarnation, MemberName, NodeName, ServiceName};
+use steadfast_core::model::Role;
+
+use super::engine::{Doing, Engine, Launch};
 use super::{Cloud, Due};
 use crate::time::Time;
 
@@ -20,6 +25,9 @@ impl Cloud {
     pub(super) fn hold_election(&mut self, now: Time, node: &NodeName, member: &MemberName) {
         let Some(engine) = self.hosts.engine(node, member) else { return };
         let launch = engine.launch.clone();
+        if let Some(members) = launch.quorum.clone() {
+            self.quorums.entry(launch.service.clone()).or_insert(Voters { version: 1, members });
+        }
         self.after_loss(now, &launch);
         self.push_out_leader(now, &launch.service);
     }
@@ -33,19 +41,24 @@ impl Cloud {
     /// After the loss or the coming of a member of a quorum: a leader without majority steps down, and without a
     /// leader the one that is farthest takes over.
     pub(super) fn after_loss(&mut self, now: Time, launch: &Launch) {
-        let Some(size) = launch.quorum else { return };
+        let Some(voters) = self.quorums.get(&launch.service).map(|voters| voters.members.clone()) else {
+            return;
+        };
         let members: Vec<(NodeName, MemberName, Incarnation, usize)> = self
             .hosts
             .engines()
-            .filter(|(node, _, _, engine)| {
-                engine.up && engine.launch.service == launch.service && !self.is_paused(node)
+            .filter(|(node, member, _, engine)| {
+                voters.contains(*member)
+                    && engine.up
+                    && engine.launch.service == launch.service
+                    && !self.is_paused(node)
             })
             .map(|(node, member, guard, engine)| {
                 let length = self.history(&engine.volume).map_or(0, |history| history.writes.len());
                 (node.clone(), member.clone(), guard.life().clone(), length)
             })
             .collect();
-        let majority = members.len() * 2 > size;
+        let majority = members.len() * 2 > voters.len();
         match self.leader_of(&launch.service) {
             Some((node, member)) if !majority => self.stop_leading(now, &node, &member),
             Some(_) => {}
@@ -66,5 +79,82 @@ impl Cloud {
         if same && service.is_some_and(|service| self.leader_of(&service).is_none()) {
             self.lead(now, node, member);
         }
+    }
+
+    /// What a member of a quorum says of itself.
+    pub(super) fn observe_voter(&self, member: &MemberName, engine: &Engine, view: EngineView) -> EngineView {
+        let Some(voters) = self.quorums.get(&engine.launch.service) else { return view };
+        let votes = voters.members.contains(member);
+        let role = if votes { Role::Voter } else { Role::Learner };
+        let Some((at, of)) = self.leader_of(&engine.launch.service) else {
+            return EngineView { role, ..view };
+        };
+        if of == *member {
+            return EngineView { role, ready: true, voters: Some(voters.clone()), ..view };
+        }
+        let length = |engine: &Engine| self.history(&engine.volume).map_or(0, |history| history.writes.len());
+        let leader = self.hosts.engine(&at, &of);
+        let lag = leader.map(|leader| length(leader).saturating_sub(length(engine)) as u64);
+        let ready = votes || lag.is_some_and(|lag| lag < 100);
+        EngineView { role, ready, lag, follows: leader.and_then(|leader| leader.launch.address), ..view }
+    }
+
+    /// A leader waits for the word of a majority of those who vote, its own included.
+    pub(super) fn wait_for_voters(&mut self, node: &NodeName, member: &MemberName) {
+        let Some(service) = self.hosts.engine(node, member).map(|engine| engine.launch.service.clone())
+        else {
+            return;
+        };
+        let Some(voters) = self.quorums.get(&service) else { return };
+        let mut others = voters.members.clone();
+        others.remove(member);
+        let confirming = (voters.members.len() / 2, Some(others));
+        if let Some(engine) = self.hosts.engine_mut(node, member) {
+            engine.confirming = confirming;
+        }
+    }
+
+    /// Has the members of a quorum agree on who votes.
+    ///
+    /// # Errors
+    /// `Stale` if this one does not lead, or the version is another one; `Unavailable` without a majority.
+    pub fn admit(
+        &mut self,
+        node: &NodeName,
+        member: &MemberName,
+        wanted: BTreeSet<MemberName>,
+        version: u64,
+    ) -> Result<u64> {
+        let failed = |kind, text: &str| Error::new(kind, "simulated engine", "admit", member, text);
+        let service = match self.hosts.engine(node, member) {
+            Some(engine) if engine.up && engine.doing == Doing::Leading => engine.launch.service.clone(),
+            _ => return Err(failed(ErrorKind::Stale, "it does not lead")),
+        };
+        let heard: BTreeSet<MemberName> = self
+            .hosts
+            .engines()
+            .filter(|(at, _, _, engine)| {
+                engine.up
+                    && engine.launch.service == service
+                    && self.can_talk(node, at)
+                    && !self.is_paused(at)
+            })
+            .map(|(_, name, ..)| name.clone())
+            .collect();
+        let majority = |voters: &BTreeSet<MemberName>| voters.intersection(&heard).count() * 2 > voters.len();
+        let Some(voters) = self.quorums.get_mut(&service) else {
+            return Err(failed(ErrorKind::Stale, "nobody votes"));
+        };
+        if voters.version != version {
+            return Err(failed(ErrorKind::Stale, "who votes has been changed meanwhile"));
+        }
+        if !majority(&voters.members) || !majority(&wanted) || !wanted.contains(member) {
+            return Err(failed(ErrorKind::Unavailable, "no majority agrees"));
+        }
+        *voters = Voters { version: version + 1, members: wanted };
+        let version = voters.version;
+        self.wait_for_voters(node, member);
+        self.confirm(node, member);
+        Ok(version)
     }
 }

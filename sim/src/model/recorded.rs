@@ -61,6 +61,7 @@ impl Cloud {
         for fact in facts_of(key, value) {
             let told = match &fact {
                 Fact::LeadRecorded { service, .. } => format!("{service} is led"),
+                Fact::GroupRecorded { service, name, .. } => format!("{service} has {name}"),
                 _ => key.to_string(),
             };
             if self.recorded.0.get(&told) != Some(&fact) {
@@ -74,7 +75,7 @@ impl Cloud {
 fn facts_of(key: &Key, value: &Bytes) -> Vec<Fact> {
     match key.segments().nth(2) {
         Some("members") => body::<Member>(value).map(member).into_iter().collect(),
-        Some("services") => body::<Service>(value).map(lead).unwrap_or_default(),
+        Some("services") => body::<Service>(value).map(service).unwrap_or_default(),
         Some("operations") => body::<Operation>(value).map(operation).into_iter().collect(),
         _ => Vec::new(),
     }
@@ -104,9 +105,12 @@ fn member(member: Member) -> Fact {
     }))
 }
 
-fn lead(service: Service) -> Vec<Fact> {
-    let name = service.name;
-    service.roles.into_values().map(|role| Fact::LeadRecorded { service: name.clone(), role }).collect()
+fn service(record: Service) -> Vec<Fact> {
+    let service = record.name;
+    let groups = record.groups.into_iter();
+    let groups = groups.map(|(name, group)| Fact::GroupRecorded { service: service.clone(), name, group });
+    let roles = record.roles.into_values();
+    groups.chain(roles.map(|role| Fact::LeadRecorded { service: service.clone(), role })).collect()
 }
 
 fn operation(operation: Operation) -> Fact {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use steadfast_core::ids::{
-    Epoch, Generation, Incarnation, MemberName, NodeName, Revision, ServiceName, VolumeId,
+    Epoch, Generation, GroupName, Incarnation, MemberName, NodeName, Revision, ServiceName, VolumeId,
 };
-use steadfast_core::model::{MemberPhase, OperationKind, OperationState, RoleState};
+use steadfast_core::model::{Group, MemberPhase, OperationKind, OperationState, RoleState};
 use steadfast_core::registry::{DomainName, RecordSet};
 
 use crate::hash::{self, Hasher};
@@ -70,6 +70,8 @@ pub enum Fact {
     MemberRecorded(Box<MemberRecorded>),
     /// A record says something else than before of who leads a service.
     LeadRecorded { service: ServiceName, role: RoleState },
+    /// A record says something else than before of how many members a service's group has.
+    GroupRecorded { service: ServiceName, name: GroupName, group: Group },
     /// The record of an operation says something else than before.
     OperationRecorded {
         service: ServiceName,

@@ -224,6 +224,14 @@ fn of_fact(at: Time, fact: &Fact, epochs: &mut BTreeMap<String, u64>) -> Option<
         Fact::NameRemoved { name } => {
             event(&[&format!("name {name}")], Mark::Plain, format!("{name} is taken away"))
         }
+        Fact::GroupRecorded { service, group, .. } => {
+            let change = group.change.map_or(String::new(), |change| format!(", the last one {change:?}"));
+            event(
+                &[service.as_str()],
+                Mark::Plain,
+                format!("{service} has {} members{change}", group.replicas),
+            )
+        }
         Fact::Fault { text } => {
             let actor =
                 text.split(" at ").nth(1).and_then(|key| key.split(' ').next()).unwrap_or("the world");

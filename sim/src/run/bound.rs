@@ -52,7 +52,7 @@ fn moves(scenario: &Scenario) -> u64 {
     let volume = profile.volumes.detach_ms.1 + profile.volumes.attach_ms.1 + profile.address_ms.1;
     let engine = engines.stop_ms.1 + engines.start_ms.1 + engines.elect_ms.1;
     let calls = CALLS_OF_A_MOVE * 2 * (profile.call_ms.1 + 1);
-    let members: u64 = scenario.services.iter().map(|file| u64::from(file.replicas)).sum();
+    let members: u64 = scenario.services.iter().map(|file| u64::from(scenario.most_replicas_of(file))).sum();
     proof + members * (data + volume + engine + calls)
 }
 

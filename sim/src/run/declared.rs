@@ -94,11 +94,12 @@ fn is_true(cloud: &Cloud, scenario: &Scenario, declared: &Declared, now: Time) -
             let of_service =
                 |engine: &crate::model::engine::Engine| engine.launch.service.as_str() == file.name;
             let up = cloud.hosts.engines().filter(|(.., engine)| engine.up && of_service(engine)).count();
-            up < file.replicas as usize
+            up < scenario.replicas_of(file) as usize
         }),
         "PlacementNone" | "AttachLimit" => {
             let usable = cloud.hosts.all().filter(|(_, host)| host.is_reachable()).count();
-            let members: usize = scenario.services.iter().map(|file| file.replicas as usize).sum();
+            let members: usize =
+                scenario.services.iter().map(|file| scenario.replicas_of(file) as usize).sum();
             usable < members
                 || scenario.profile.volumes.zonal
                 || scenario.profile.volumes.attach_limit.is_some()

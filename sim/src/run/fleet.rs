@@ -433,6 +433,9 @@ impl Fleet {
                 if let Some(to) = operation.strip_prefix("switchover to ").and_then(|to| to.parse().ok()) {
                     return control.switchover(&name, None, Some(to), guard).await.map(drop);
                 }
+                if let Some(replicas) = operation.strip_prefix("scale to ").and_then(|to| to.parse().ok()) {
+                    return control.scale(&name, None, replicas, guard).await.map(drop);
+                }
                 match operation.as_str() {
                     "stop" => control.stop(&name, guard).await.map(drop),
                     "start" => control.start(&name, guard).await.map(drop),
@@ -461,7 +464,7 @@ impl Fleet {
     /// Where clients look for the member that takes writes.
     pub fn client_name(&self, file: &ServiceFile) -> Option<DomainName> {
         let own = self.zone.child(&file.name).ok()?;
-        if file.blueprint == "quorum" { Some(own) } else { own.child("primary").ok() }
+        if file.is_led_by_us() { own.child("primary").ok() } else { Some(own) }
     }
 
     /// The addresses clients find, in order.

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use steadfast_core::ids::MemberName;
-use steadfast_core::model::{NodeStatus, Role};
+use steadfast_core::ids::{MemberName, NodeName};
+use steadfast_core::metadata::Key;
+use steadfast_core::model::{NodeStatus, Role, Service};
 
 use super::bound;
 use super::declared;
 use super::fleet::Fleet;
 use super::outcome::Timings;
 use super::scenario::{Scenario, ServiceFile};
-use super::script::Action;
 use super::trouble;
 use crate::invariant::Judge;
 use crate::model::host::Cut;
@@ -154,15 +154,15 @@ fn is_heartbeat(site: &crate::key::Site) -> bool {
 /// Whether every service is as it is wanted, by what really runs.
 fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time) -> Result<(), String> {
     for file in &scenario.services {
-        let wanted = wanted(scenario, file);
+        let wanted = scenario.is_wanted(&file.name);
         let engines: Vec<_> = cloud
             .hosts
             .engines()
             .filter(|(_, _, _, engine)| engine.launch.service.as_str() == file.name)
-            .map(|(node, member, ..)| (node, member))
+            .map(|(node, member, _, engine)| (node, member, engine.launch.version.as_str()))
             .collect();
         if !wanted {
-            if let Some((node, member)) = engines.first() {
+            if let Some((node, member, _)) = engines.first() {
                 return Err(format!("{member} still runs on {node}"));
             }
             continue;
@@ -172,7 +172,7 @@ fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time) -> Result<(), Strin
                 return Err(format!("{member} does not say that it waits for {reason}"));
             }
         }
-        serves(cloud, file, &engines, scenario.heal.blocked.len())?;
+        serves(cloud, scenario, file, &engines)?;
         let recent = cloud.truth.acknowledged.values().max().copied();
         let patience = scenario.clients.every_ms + scenario.clients.patience_ms;
         if scenario.clients.per_service > 0
@@ -198,16 +198,34 @@ fn declares(cloud: &Cloud, member: &str, reason: &str) -> bool {
     })
 }
 
+/// Whether members are to come or go, by the service's record.
+fn is_changing(cloud: &Cloud, file: &ServiceFile) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        body: Service,
+    }
+    let of_service = |key: &Key| key.segments().skip(2).eq(["services", file.name.as_str()]);
+    let found = cloud.store.all().iter().find(|(key, _)| of_service(key));
+    let record = found.and_then(|(_, record)| serde_json::from_slice::<Record>(&record.value).ok());
+    record.is_some_and(|record| {
+        record.body.groups.values().any(|group| group.change.is_some() || group.target() != group.replicas)
+    })
+}
+
 fn serves(
     cloud: &Cloud,
+    scenario: &Scenario,
     file: &ServiceFile,
-    engines: &[(&steadfast_core::ids::NodeName, &MemberName)],
-    blocked: usize,
+    engines: &[(&NodeName, &MemberName, &str)],
 ) -> Result<(), String> {
     let mut running: BTreeMap<&MemberName, usize> = BTreeMap::new();
     let mut leaders = 0;
-    for (node, member) in engines {
+    let version = scenario.version_of(file);
+    for (node, member, runs) in engines {
         *running.entry(member).or_default() += 1;
+        if *runs != version {
+            return Err(format!("{member} on {node} runs version {runs}, and {version} is wanted"));
+        }
         let view = cloud.observe_engine(node, member);
         if !view.ready {
             return Err(format!("{member} on {node} is not ready: {view:?}"));
@@ -217,25 +235,15 @@ fn serves(
     if let Some((member, _)) = running.iter().find(|(_, count)| **count > 1) {
         return Err(format!("{member} runs more than once"));
     }
-    if running.len() + blocked != file.replicas as usize {
-        return Err(format!("{} of {} members of {} run", running.len(), file.replicas, file.name));
+    let replicas = scenario.replicas_of(file);
+    if running.len() + scenario.heal.blocked.len() != replicas as usize {
+        return Err(format!("{} of {replicas} members of {} run", running.len(), file.name));
     }
-    if file.blueprint == "plain" && leaders != 1 {
+    if is_changing(cloud, file) {
+        return Err(format!("the members of {} are still changing", file.name));
+    }
+    if file.is_led_by_us() && leaders != 1 {
         return Err(format!("{leaders} members of {} take writes", file.name));
     }
     Ok(())
-}
-
-/// Whether a service shall run, by the last that users asked for.
-fn wanted(scenario: &Scenario, file: &ServiceFile) -> bool {
-    let asked = scenario.script.iter().filter_map(|scripted| match &scripted.action {
-        Action::Ask(operation, service) if service == &file.name => {
-            Some((scripted.at_ms, operation.as_str()))
-        }
-        _ => None,
-    });
-    let last = asked
-        .filter(|(_, operation)| !matches!(*operation, "restart" | "pause" | "resume"))
-        .max_by_key(|(at, _)| *at);
-    !matches!(last, Some((_, "stop" | "delete")))
 }

@@ -10,6 +10,7 @@ use steadfast_core::planted::Planted;
 use super::pace::Pace;
 use super::script::{Action, Scripted, Target, Triggered};
 use crate::env::ClockSkew;
+use crate::exec::Schedule;
 use crate::fault::Plan;
 use crate::key::Key;
 use crate::model::Profile;
@@ -49,6 +50,9 @@ pub struct Scenario {
     /// What goes wrong with calls.
     #[serde(default)]
     pub plan: Plan,
+    /// Which of the tasks that are ready goes first.
+    #[serde(default, skip_serializing_if = "Schedule::is_fifo")]
+    pub schedule: Schedule,
     /// How long a process that has ended takes to be started again, in milliseconds.
     pub restart_ms: u64,
     /// How long things may go wrong, in milliseconds.
@@ -65,6 +69,7 @@ pub struct Scenario {
 
 /// A service to create.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceFile {
     /// Its name.
     pub name: String,
@@ -77,7 +82,22 @@ pub struct ServiceFile {
     pub more: BTreeMap<String, Value>,
 }
 
+/// The number of members that an operation asks for, if it is a scale.
+fn scaled_to(operation: &str) -> Option<u32> {
+    operation.strip_prefix("scale to ")?.parse().ok()
+}
+
 impl ServiceFile {
+    /// Whether its leader is chosen by us, and not by its engines.
+    pub fn is_led_by_us(&self) -> bool {
+        !self.blueprint.starts_with("quorum")
+    }
+
+    /// The version of its engine.
+    pub fn version(&self) -> &str {
+        self.blueprint.split_once('@').map_or("1", |(_, version)| version)
+    }
+
     /// The file as users would give it.
     pub fn input(&self) -> Value {
         let mut input = json!({
@@ -157,6 +177,7 @@ impl Scenario {
             script: Vec::new(),
             triggers: Vec::new(),
             plan: Plan::default(),
+            schedule: Schedule::Fifo,
             restart_ms: 1_000,
             storm_ms: 60_000,
             heal: HealPhase {
@@ -200,6 +221,54 @@ impl Scenario {
     #[must_use]
     pub fn losing_the_primary(self, at_ms: u64) -> Self {
         self.at(at_ms, Action::StopNode(Target::PrimaryOf("orders".to_owned())))
+    }
+
+    /// What users ask of a service, in order.
+    fn asked<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a str> {
+        let mut asked: Vec<(u64, &str)> = self
+            .script
+            .iter()
+            .filter_map(|scripted| match &scripted.action {
+                Action::Ask(operation, of) if of == service => Some((scripted.at_ms, operation.as_str())),
+                _ => None,
+            })
+            .collect();
+        asked.sort_by_key(|(at_ms, _)| *at_ms);
+        asked.into_iter().map(|(_, operation)| operation)
+    }
+
+    /// Whether a service shall run at the end, by the last that users ask for.
+    pub fn is_wanted(&self, service: &str) -> bool {
+        let last =
+            self.asked(service).filter(|op| matches!(*op, "stop" | "start" | "delete" | "undelete")).last();
+        !matches!(last, Some("stop" | "delete"))
+    }
+
+    /// How many members a service shall have at the end.
+    pub fn replicas_of(&self, file: &ServiceFile) -> u32 {
+        self.asked(&file.name).filter_map(scaled_to).last().unwrap_or(file.replicas)
+    }
+
+    /// The most members that a service ever has.
+    pub fn most_replicas_of(&self, file: &ServiceFile) -> u32 {
+        self.asked(&file.name).filter_map(scaled_to).fold(file.replicas, u32::max)
+    }
+
+    /// The version that the members of a service shall run at the end.
+    pub fn version_of<'a>(&'a self, file: &'a ServiceFile) -> &'a str {
+        let mut changes: Vec<(u64, &str)> = self
+            .script
+            .iter()
+            .filter_map(|Scripted { at_ms, action }| match action {
+                Action::Upgrade(to) if to.name == file.name => Some((*at_ms, to.version())),
+                Action::Ask(operation, of) if operation == "roll_back" && *of == file.name => {
+                    Some((*at_ms, file.version()))
+                }
+                _ => None,
+            })
+            .collect();
+        changes.sort_by_key(|(at_ms, _)| *at_ms);
+        changes.last().map_or(file.version(), |(_, version)| *version)
     }
 
     /// The services that let their data move on an expired lease.

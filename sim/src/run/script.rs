@@ -17,6 +17,7 @@ use crate::time::Time;
 
 /// Something that happens at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scripted {
     /// When, in milliseconds.
     pub at_ms: u64,
@@ -105,7 +106,7 @@ pub enum Action {
     Apply(ServiceFile),
     /// A user brings a service to another service file.
     Upgrade(ServiceFile),
-    /// A user asks for an operation (`switchover`, `switchover to MEMBER`, `roll_back` to the first revision, `stop`, `start`, `restart`, `delete`, `undelete`) on a service.
+    /// A user asks for an operation (`switchover`, `switchover to MEMBER`, `scale to COUNT`, `roll_back` to the first revision, `stop`, `start`, `restart`, `delete`, `undelete`) on a service.
     Ask(String, String),
     /// An operator confirms that a node is dead.
     ConfirmDead(Target),

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::library;
 use crate::env::ClockSkew;
+use crate::exec::Schedule;
 use crate::fault::{Plan, Planned, RandomFaults};
 use crate::model::Profile;
-use crate::run::{Scenario, Scripted};
+use crate::run::{Action, Scenario, Scripted};
 
 /// A run: a reference scenario on a profile, with a seed, with what is different, and with what goes wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +64,9 @@ pub struct Change {
     /// What happens to the environment, and what users ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub script: Option<Vec<Scripted>>,
+    /// Which of the tasks that are ready goes first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
     /// The nodes that stay off for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead: Option<Vec<String>>,
@@ -164,8 +168,15 @@ impl Case {
         }
         scenario.storm_ms = change.storm_ms.unwrap_or(scenario.storm_ms);
         scenario.restart_ms = change.restart_ms.unwrap_or(scenario.restart_ms);
+        scenario.schedule = change.schedule.unwrap_or(scenario.schedule);
         scenario.clocks = change.clocks.unwrap_or(scenario.clocks);
         scenario.script = change.script.unwrap_or(scenario.script);
+        for scripted in &mut scenario.script {
+            // An upgrade keeps the number of members.
+            if let Action::Upgrade(file) = &mut scripted.action {
+                set(&mut file.replicas, change.replicas);
+            }
+        }
         scenario.heal.dead = change.dead.unwrap_or(scenario.heal.dead);
         scenario.plan = Plan { faults: self.faults.clone(), random: self.random.clone() };
         Ok(scenario)

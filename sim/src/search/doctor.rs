@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::case::{Case, CaseError};
 use super::library;
 use super::pool::Carry;
+use super::random;
 use crate::cast::{Cast, Seat};
 use crate::fault::{Class, RandomFaults};
 use crate::hash;
@@ -41,6 +42,7 @@ pub fn cases(count: usize, seed: u64) -> Vec<Case> {
             library::PROFILES.iter().copied().filter(|name| reference.is_for(name)).collect();
         let profile = profiles.get(of(draw(nth, 2) >> 8, profiles.len()))?;
         let mut case = Case::new(reference.name, profile, draw(nth, 3));
+        case.change.schedule = Some(random::schedule(draw(nth, 5), draw(nth, 6)));
         case.random = Some(RandomFaults {
             seed: draw(nth, 4),
             per_100k: 200,

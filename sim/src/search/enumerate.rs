@@ -35,6 +35,9 @@ pub struct Options {
     pub per_site: usize,
     /// Whether each site and class is enumerated on every profile, and not on one of them in turn.
     pub every_profile: bool,
+    /// Whether a site that several scenarios come by is enumerated in one of them, the next one for each class, and
+    /// not in every one: what it means is the same, what goes on around it is not.
+    pub fold: bool,
     /// How many runs at once.
     pub jobs: usize,
     /// How long it may take.
@@ -50,6 +53,7 @@ impl Default for Options {
             seed: 1,
             per_site: 1,
             every_profile: false,
+            fold: false,
             jobs: pool::processors(),
             budget: None,
         }
@@ -63,6 +67,12 @@ pub struct Failure {
     pub case: Case,
     /// The first rule that it breaks.
     pub violation: Violation,
+}
+
+/// What tells a failure from others: the rule, the scenario and the calls.
+pub fn place(failure: &Failure) -> (String, String, Vec<String>) {
+    let calls = failure.case.faults.iter().map(|planned| Folded::of_key(&planned.at).to_string());
+    (failure.violation.rule.clone(), failure.case.scenario.clone(), calls.collect())
 }
 
 /// A case that breaks no rule and ends otherwise than without faults.
@@ -88,7 +98,7 @@ pub struct Count {
 pub struct Report {
     /// Reference runs.
     pub references: usize,
-    /// Folded sites, each counted once for every scenario.
+    /// Folded sites, each counted once for every scenario, or once if scenarios are folded.
     pub sites: usize,
     /// The calls at them.
     pub calls: usize,
@@ -96,6 +106,8 @@ pub struct Report {
     pub runs: usize,
     /// Runs that the budget did not reach.
     pub left: usize,
+    /// Runs that are left out because scenarios are folded.
+    pub folded: usize,
     /// Sites that were come by and never enumerated.
     pub uncovered: Vec<Folded>,
     /// Sites that only faults lead to.
@@ -130,8 +142,8 @@ impl Report {
     }
 }
 
-/// A site, in one scenario.
-type Place = (&'static str, Folded);
+/// A site, in one scenario or in any.
+type Place = (Option<&'static str>, Folded);
 
 /// What is known while enumerating.
 struct Enumeration<'a> {
@@ -153,16 +165,7 @@ struct Enumeration<'a> {
 /// # Errors
 /// If the options name something that is not there.
 pub fn enumerate(options: &Options, carry: &Carry) -> Result<Report, CaseError> {
-    let mut enumeration = Enumeration {
-        options,
-        carry,
-        budget: Budget::of(options.budget),
-        report: Report::default(),
-        covered: BTreeSet::new(),
-        seen: BTreeMap::new(),
-        calm: BTreeMap::new(),
-        reached: BTreeSet::new(),
-    };
+    let mut enumeration = Enumeration::new(options, carry, Budget::of(options.budget));
     let cases = enumeration.first_cases()?;
     enumeration.carry_out(&cases)?;
     // A site behind a fault may have others behind it.
@@ -174,6 +177,14 @@ pub fn enumerate(options: &Options, carry: &Carry) -> Result<Report, CaseError> 
         enumeration.carry_out(&cases)?;
     }
     Ok(enumeration.into_report())
+}
+
+/// The cases of one fault each that an enumeration begins with.
+///
+/// # Errors
+/// If the options name something that is not there.
+pub(super) fn singles(options: &Options, carry: &Carry, budget: Budget) -> Result<Vec<Case>, CaseError> {
+    Enumeration::new(options, carry, budget).first_cases()
 }
 
 /// So deep lie sites behind faults at most.
@@ -205,6 +216,21 @@ pub fn combinations(
             profiles.map(move |name| (reference, *name))
         })
         .collect())
+}
+
+impl<'a> Enumeration<'a> {
+    fn new(options: &'a Options, carry: &'a Carry, budget: Budget) -> Self {
+        Enumeration {
+            options,
+            carry,
+            budget,
+            report: Report::default(),
+            covered: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            calm: BTreeMap::new(),
+            reached: BTreeSet::new(),
+        }
+    }
 }
 
 impl Enumeration<'_> {
@@ -241,7 +267,8 @@ impl Enumeration<'_> {
             }
             for (site, calls) in found {
                 self.report.calls += calls.made.len();
-                places.entry((reference.name, site)).or_default().push((case.clone(), calls));
+                let scenario = (!self.options.fold).then_some(reference.name);
+                places.entry((scenario, site)).or_default().push((case.clone(), calls));
             }
         }
         self.report.sites = places.len();
@@ -254,7 +281,10 @@ impl Enumeration<'_> {
         for ((_, site), found) in places {
             self.covered.insert(site.clone());
             let Some((_, calls)) = found.first() else { continue };
-            for class in self.classes(calls, &site.operation) {
+            let scenarios: BTreeSet<&str> = found.iter().map(|(case, _)| case.scenario.as_str()).collect();
+            let classes: Vec<Class> = self.classes(calls, &site.operation).collect();
+            self.report.folded += classes.len() * (scenarios.len() - 1);
+            for class in classes {
                 turn += 1;
                 let count = found.len();
                 let chosen = found.iter().enumerate();

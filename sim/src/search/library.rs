@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::model::Profile;
 use crate::model::profile::ProverKind;
-use crate::run::{Action, Scenario, Target};
+use crate::run::{Action, Scenario, ServiceFile, Target};
 
 /// The profiles, by name.
 pub const PROFILES: &[&str] = &["embedded", "block-storage", "shared-storage", "leases"];
@@ -111,6 +111,30 @@ fn quorum(mut scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// A service of so many members, and a node for each of up to five.
+fn members(mut scenario: Scenario, replicas: u32) -> Scenario {
+    scenario.nodes = 5;
+    for service in &mut scenario.services {
+        service.replicas = replicas;
+    }
+    scenario
+}
+
+/// Every service is brought to another version of its engine.
+fn upgrade(scenario: Scenario, at_ms: u64, version: &str) -> Scenario {
+    let files = scenario.services.clone();
+    files.into_iter().fold(scenario, |scenario, file| {
+        let blueprint = format!("{}@{version}", file.blueprint);
+        scenario.at(at_ms, Action::Upgrade(ServiceFile { blueprint, ..file }))
+    })
+}
+
+/// With clients that write all the time.
+fn busy(mut scenario: Scenario) -> Scenario {
+    scenario.clients.every_ms = 100;
+    scenario
+}
+
 /// Every reference run.
 pub const ALL: &[Reference] = &[
     from(0, reference("create", "a service of three members is created", |s| storm(s, 40_000))),
@@ -196,5 +220,60 @@ pub const ALL: &[Reference] = &[
                 s
             },
         ),
+    ),
+    reference("switchover", "leadership is handed over in order, and back", |s| {
+        ask(ask(busy(s), SET, "switchover to orders-1"), 45_000, "switchover to orders-0")
+    }),
+    reference("switchover-lost", "the primary's node is lost for good while it hands over", |s| {
+        let lost = ask(busy(s), SET, "switchover").at(SET + 150, Action::StopNode(primary()));
+        storm(for_good(lost), 100_000)
+    }),
+    reference("upgrade", "every member gets another version, the primary last", |s| {
+        storm(upgrade(busy(s), SET, "2"), 90_000)
+    }),
+    reference("upgrade-quorum", "a service that leads itself gets another version", |s| {
+        storm(upgrade(quorum(busy(s)), SET, "2"), 90_000)
+    }),
+    reference("upgrade-back", "a version does not work, and is taken back", |s| {
+        storm(ask(upgrade(s, SET, "2-broken"), SET + 12_000, "roll_back"), 90_000)
+    }),
+    reference("upgrade-lost-node", "a replica's node is lost for good in the middle of an upgrade", |s| {
+        let lost = upgrade(s, SET, "2").at(SET + 4_000, Action::StopNode(holder("orders-1")));
+        storm(for_good(lost), 110_000)
+    }),
+    reference("scale-out", "a service of three members gets two more", |s| {
+        storm(ask(members(busy(s), 3), SET, "scale to 5"), 80_000)
+    }),
+    from(
+        40_000,
+        reference("scale-in", "two of five members go", |s| {
+            storm(ask(members(busy(s), 5), 40_000, "scale to 3"), 90_000)
+        }),
+    ),
+    reference("scale-in-leader", "the member that leads goes, and the one after it", |s| {
+        let led = ask(members(busy(s), 3), SET, "switchover to orders-2");
+        storm(ask(led, SET + 10_000, "scale to 1"), 90_000)
+    }),
+    reference("scale-out-quorum", "a service that leads itself gets two members more", |s| {
+        storm(ask(quorum(members(busy(s), 3)), SET, "scale to 5"), 80_000)
+    }),
+    from(
+        40_000,
+        reference(
+            "scale-in-quorum",
+            "two of five members go of a service that leads itself, and a node is lost",
+            |s| {
+                let fewer = ask(quorum(members(busy(s), 5)), 40_000, "scale to 3");
+                storm(fewer.at(45_000, Action::StopNode(holder("orders-0"))), 110_000)
+            },
+        ),
+    ),
+    reference(
+        "scale-back",
+        "a service that is getting more members is to have fewer, and loses its primary",
+        |s| {
+            let turned = ask(ask(members(s, 3), SET, "scale to 5"), SET + 7_000, "scale to 2");
+            storm(for_good(turned.at(SET + 8_000, Action::StopNode(primary()))), 130_000)
+        },
     ),
 ];

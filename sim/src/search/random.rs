@@ -18,6 +18,7 @@ use super::pool::{self, Budget, Carry, carry_out_with};
 use super::sites::Folded;
 use super::state::SOMETIMES;
 use crate::env::ClockSkew;
+use crate::exec::Schedule;
 use crate::fault::{Class, Planned, RandomFaults};
 use crate::hash;
 use crate::model::host::Cut;
@@ -182,8 +183,18 @@ fn make(seed: u64, number: usize, from: &[(&Reference, &str)], kept: &[Case]) ->
     if draw.once_in(2) {
         events(&mut case, &mut draw);
     }
+    case.change.schedule = Some(schedule(draw.word(), draw.word()));
     case.random = Some(swarm(&mut draw, reference.from_ms));
     case
+}
+
+/// One of the schedules: mostly the plain one, which is the fastest.
+pub(super) fn schedule(which: u64, seed: u64) -> Schedule {
+    match which % 6 {
+        0 => Schedule::Random(seed),
+        1 => Schedule::Priority(seed),
+        _ => Schedule::Fifo,
+    }
 }
 
 fn swarm(draw: &mut Draw, from_ms: u64) -> RandomFaults {
@@ -236,7 +247,7 @@ fn events(case: &mut Case, draw: &mut Draw) {
         // Under leases nothing may stand still for longer than the margin.
         let pause_ms = if case.profile == "leases" { 1_000 } else { draw.of(&[500, 5_000, 30_000], 500) };
         let member = format!("orders-{}", draw.below(3));
-        let action = match draw.below(9) {
+        let action = match draw.below(11) {
             0 => Action::PauseNode(target, pause_ms),
             1 => Action::CutNode(target, cut, draw.of(&[2_000, 10_000, 40_000], 2_000)),
             2 => Action::CrashAgent(target),
@@ -248,7 +259,8 @@ fn events(case: &mut Case, draw: &mut Draw) {
                 let contract = draw.of(&["metadata", "volume", "ip", "registry", "prover"], "metadata");
                 Action::Outage(contract.to_owned(), draw.of(&[2_000, 15_000], 2_000))
             }
-            _ => Action::JumpClock(target, draw.of(&[-600_000, -2_000, 2_000, 600_000], 2_000)),
+            8 => Action::JumpClock(target, draw.of(&[-600_000, -2_000, 2_000, 600_000], 2_000)),
+            _ => Action::Ask(asked(&case.scenario, &script, draw), "orders".to_owned()),
         };
         let span = usize::try_from(storm_ms / 1000).unwrap_or(1);
         let at_ms = u64::try_from(draw.below(span)).unwrap_or(0) * 1000 + 500;
@@ -257,10 +269,27 @@ fn events(case: &mut Case, draw: &mut Draw) {
     case.change.script = Some(script);
 }
 
+/// What users may ask at any time. A second number of members would leave open which of the two is wanted at the end:
+/// who is refused asks again.
+fn asked(scenario: &str, script: &[Scripted], draw: &mut Draw) -> String {
+    let scales =
+        |action: &Action| matches!(action, Action::Ask(operation, _) if operation.starts_with("scale"));
+    let leads_itself = scenario.ends_with("quorum");
+    let choices: &[&str] = if leads_itself {
+        &["restart"]
+    } else if script.iter().any(|scripted| scales(&scripted.action)) {
+        &["restart", "switchover"]
+    } else {
+        &["restart", "switchover", "scale to 4", "scale to 2"]
+    };
+    draw.of(choices, "restart").to_owned()
+}
+
 fn mutated(case: &Case, draw: &mut Draw) -> Case {
     let mut case = case.clone();
-    match draw.below(4) {
+    match draw.below(5) {
         0 => case.seed = draw.word(),
+        4 => case.change.schedule = Some(schedule(draw.word() % 2, draw.word())),
         1 => events(&mut case, draw),
         2 => case.random = Some(swarm(draw, 0)),
         _ => {

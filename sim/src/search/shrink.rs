@@ -39,6 +39,7 @@ pub fn shrink(case: &Case, carry: &Carry, budget: &Budget) -> Result<Option<Shru
     let faults_before = shrinking.best.faults.len();
     shrinking.fewer_faults();
     shrinking.weaker_faults();
+    shrinking.plain_schedule();
     shrinking.smaller_world();
     shrinking.fewer_events();
     shrinking.shorter_storm();
@@ -116,6 +117,13 @@ impl Shrinking<'_> {
                 }
             }
         }
+    }
+
+    /// First come, first served, if the order does not matter.
+    fn plain_schedule(&mut self) {
+        let mut case = self.best.clone();
+        case.change.schedule = None;
+        self.try_case(case);
     }
 
     fn smaller_world(&mut self) {

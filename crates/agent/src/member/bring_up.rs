@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use steadfast_core::engine::{EngineContext, Peer, WantedRole};
 use steadfast_core::error::{Error, ErrorKind, Result};
-use steadfast_core::ids::VolumeName;
+use steadfast_core::ids::{Generation, VolumeName};
 use steadfast_core::model::{Member, MemberPhase, Reason, Role};
 use steadfast_core::workflow::claim::ClaimProgress;
 
@@ -87,6 +87,8 @@ impl MemberTask {
         };
         let known = Arc::clone(known);
         self.status.epoch = known.member.epoch;
+        // What is told while the data is prepared is another start's: this one has what was read for it.
+        let generation = self.generation(&known);
         let setting = self.setting(&known).await?;
         let job = self.job(&known, &setting).await?;
         let outcome = self.prepare(&job).await?;
@@ -96,14 +98,13 @@ impl MemberTask {
         // Asked for again, before the start: what came before may have taken longer than the lease, and an engine
         // must not begin under one that has ended.
         let lease_until_ms = self.lease()?;
-        let spec = self.guard_spec(&known, &setting, &made, lease_until_ms)?;
+        let spec = self.guard_spec(&known, &setting, &made, (generation, lease_until_ms))?;
         self.inbox.leased.store(spec.lease_until_ms.is_some(), Ordering::Release);
         self.parts().guards.start(&spec).await?;
         self.status.phase = MemberPhase::Starting;
         self.status.generation = spec.generation;
-        self.status.revision = known.member.revision;
         self.record(MemberPhase::Starting, None).await;
-        self.begin_live(spec.incarnation, made.engine, setting);
+        self.begin_live(spec.incarnation, made.engine, known.revision.revision, setting);
         Ok(())
     }
 
@@ -125,6 +126,10 @@ impl MemberTask {
         match self.node.claimant.advance(&self.inbox.service, &self.name).await? {
             ClaimProgress::Prepared(member) => {
                 if let Records::Known(known) = &mut self.records {
+                    if known.revision.revision != member.body.revision {
+                        self.stale = true;
+                        return Err(held(Reason::SpecChanged, "it has another revision by now"));
+                    }
                     self.recorded = Some((member.body.epoch, member.body.phase));
                     Arc::make_mut(known).member = member.body;
                 }
@@ -239,7 +244,7 @@ impl MemberTask {
             DataStep::Refuse(reason, message) => return Err(Held { reason, message, again: Again::Refused }),
         };
         let wanted = if known.is_led_by_us() {
-            wanted_role(&self.name, &setting.context.peers, known.role())
+            wanted_role(&self.name, &setting.context.peers, known.group(), known.role())
         } else {
             WantedRole::Fenced
         };
@@ -332,21 +337,25 @@ impl MemberTask {
         }
     }
 
+    /// The generation to start it in.
+    fn generation(&self, known: &Known) -> Generation {
+        match self.wanted() {
+            Wanted::Run(generation) => generation,
+            Wanted::Stop | Wanted::Unknown => known.member.generation,
+        }
+    }
+
     fn guard_spec(
         &self,
         known: &Known,
         setting: &Setting,
         made: &MadeEngine,
-        lease_until_ms: Option<u64>,
+        (generation, lease_until_ms): (Generation, Option<u64>),
     ) -> Result<GuardSpec, Held> {
         let parts = self.parts();
         let incarnation = parts.env.entropy().token().parse().map_err(|error| {
             Error::new(ErrorKind::Internal, "agent", "start", &self.name, error).without_effect()
         })?;
-        let generation = match self.wanted() {
-            Wanted::Run(generation) => generation,
-            Wanted::Stop | Wanted::Unknown => known.member.generation,
-        };
         let (stop_signal, stop_grace_ms) = made.engine.stop();
         Ok(GuardSpec {
             member: self.name.clone(),

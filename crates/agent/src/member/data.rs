@@ -1,8 +1,8 @@
 //! Whether a member's data is what it must be, and whether its first data is to be made: decided purely.
 
 use steadfast_core::engine::{Peer, WantedRole};
-use steadfast_core::ids::MemberName;
-use steadfast_core::model::{Leadership, Member, Reason, RolePhase, RoleState, Topology};
+use steadfast_core::ids::{MemberName, Ordinal};
+use steadfast_core::model::{Group, Leadership, Member, Reason, RolePhase, RoleState, Topology};
 use steadfast_core::planted::{self, Planted};
 
 use crate::host::{FirstData, MountedVolume, VolumeFacts};
@@ -135,8 +135,19 @@ fn first_data(view: &DataView<'_>) -> DataStep {
     }
 }
 
+/// The members that count: a write that one of the others has confirmed may be lost with the primary.
+pub(super) fn counting<'a>(peers: &'a [Peer], group: Option<&Group>) -> impl Iterator<Item = &'a Peer> {
+    let voters = group.map_or(Ordinal::MAX, Group::voters);
+    peers.iter().filter(move |peer| peer.ordinal < voters)
+}
+
 /// The role that the records want this member to have. Without a leader, nobody takes writes.
-pub(super) fn wanted_role(me: &MemberName, peers: &[Peer], role: Option<&RoleState>) -> WantedRole {
+pub(super) fn wanted_role(
+    me: &MemberName,
+    peers: &[Peer],
+    group: Option<&Group>,
+    role: Option<&RoleState>,
+) -> WantedRole {
     let followed = role.and_then(|role| match role.phase {
         RolePhase::Bootstrapping | RolePhase::Led => role.leader.as_ref(),
         // What the old leader wrote last is still to be had from it, and from nobody else.
@@ -148,7 +159,8 @@ pub(super) fn wanted_role(me: &MemberName, peers: &[Peer], role: Option<&RoleSta
     });
     match followed {
         Some(leader) if leader == me => {
-            WantedRole::Primary { replicas: peers.iter().filter(|peer| &peer.name != me).cloned().collect() }
+            let others = counting(peers, group).filter(|peer| &peer.name != me);
+            WantedRole::Primary { replicas: others.cloned().collect() }
         }
         Some(leader) => peers
             .iter()

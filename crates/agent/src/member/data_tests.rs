@@ -1,5 +1,5 @@
 use steadfast_core::ids::{Epoch, Generation, GroupName, Revision, RoleTerm};
-use steadfast_core::model::{EventRing, Initialised, MemberPhase};
+use steadfast_core::model::{EventRing, Initialised, MemberPhase, MembershipChange};
 use steadfast_core::runtime::Timestamp;
 
 use super::*;
@@ -156,7 +156,7 @@ fn an_engine_that_leads_itself_initialises_every_member_of_a_new_service() {
 fn during_an_election_nobody_takes_writes() {
     let peers = [peer("orders-0"), peer("orders-1")];
     let me = "orders-0".parse().unwrap();
-    let wanted = |role: Option<&RoleState>| wanted_role(&me, &peers, role);
+    let wanted = |role: Option<&RoleState>| wanted_role(&me, &peers, None, role);
     assert_eq!(wanted(None), WantedRole::Fenced);
     assert_eq!(wanted(Some(&role(RolePhase::Electing, Some("orders-0")))), WantedRole::Fenced);
     assert_eq!(
@@ -165,4 +165,24 @@ fn during_an_election_nobody_takes_writes() {
     );
     assert_eq!(wanted(Some(&role(RolePhase::Led, Some("orders-1")))), WantedRole::Follow(peer("orders-1")));
     assert_eq!(wanted(Some(&role(RolePhase::Led, Some("orders-9")))), WantedRole::Fenced);
+}
+
+#[test]
+fn only_members_that_count_confirm_writes() {
+    use MembershipChange::{Admitting, Learning, Leaving, Removing};
+    let me = "orders-0".parse().unwrap();
+    let peers: Vec<Peer> = (0..)
+        .zip(["orders-0", "orders-1", "orders-2"])
+        .map(|(ordinal, name)| Peer { ordinal, ..peer(name) })
+        .collect();
+    let led = role(RolePhase::Led, Some("orders-0"));
+    let confirming = |change: Option<MembershipChange>| {
+        let group = Group { change, ..Group::of(3) };
+        match wanted_role(&me, &peers, Some(&group), Some(&led)) {
+            WantedRole::Primary { replicas } => replicas.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([None, Some(Admitting)].map(confirming), [2, 2]);
+    assert_eq!([Learning, Leaving, Removing].map(Some).map(confirming), [1, 1, 1]);
 }

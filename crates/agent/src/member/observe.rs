@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use steadfast_core::engine::{Engine, EngineView, WantedRole};
 use steadfast_core::error::{Error, ErrorKind};
-use steadfast_core::ids::Incarnation;
-use steadfast_core::model::{MemberPhase, Reason, Role};
+use steadfast_core::ids::{Incarnation, Revision};
+use steadfast_core::model::{MemberPhase, Membership, Reason, Role};
 use steadfast_core::planted::{self, Planted};
 
-use super::bring_up::Setting;
-use super::data::wanted_role;
-use super::{Known, LOOKS_WITHOUT_GUARD, Live, Liveness, MemberTask, Records};
+use super::bring_up::{Held, Setting};
+use super::data::{counting, wanted_role};
+use super::{Confirmed, Known, LOOKS_WITHOUT_GUARD, Live, Liveness, MemberTask, Records};
 use crate::guard::{GuardStage, GuardStatus};
 
 /// How often a role is confirmed anew although nothing seems to have changed.
 const CONFIRM_AGAIN: Duration = Duration::from_secs(30);
 /// How long a change of role may take before it is tried again.
-const ROLE_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const ROLE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long an engine may be silent before users are told.
 const WORTH_A_WORD: Duration = Duration::from_secs(3);
 /// How often disks are looked at.
@@ -55,6 +55,8 @@ impl MemberTask {
                 Ok(false) => {}
                 Err(problem) => blocked = Some(problem),
             }
+        } else if !known.is_led_by_us() {
+            blocked = self.keep_voters(&known, &view).await.err();
         }
         self.tell(&view, &known, blocked).await;
         if self.guard.is_none() && self.status.ready && guard.stage == GuardStage::Running {
@@ -79,7 +81,7 @@ impl MemberTask {
         match made {
             Ok((made, setting)) => {
                 self.status.phase = known.member.phase;
-                self.begin_live(guard.incarnation.clone(), made.engine, setting);
+                self.begin_live(guard.incarnation.clone(), made.engine, known.revision.revision, setting);
                 true
             }
             Err(error) => {
@@ -89,17 +91,26 @@ impl MemberTask {
         }
     }
 
-    pub(super) fn begin_live(&mut self, incarnation: Incarnation, engine: Arc<dyn Engine>, setting: Setting) {
+    pub(super) fn begin_live(
+        &mut self,
+        incarnation: Incarnation,
+        engine: Arc<dyn Engine>,
+        revision: Revision,
+        setting: Setting,
+    ) {
         self.unhealthy = None;
+        self.status.revision = revision;
         // How far an earlier life was says nothing of this one.
         self.status.position = None;
         self.live = Some(Live {
             incarnation,
             engine,
+            revision,
             peers: setting.context.peers,
             volumes: setting.volumes,
             liveness: Liveness::default(),
             confirmed: None,
+            admitted: None,
             disk: None,
         });
     }
@@ -122,45 +133,39 @@ impl MemberTask {
     async fn lead(&mut self, known: &Known, view: &EngineView) -> Result<bool, (Reason, String)> {
         let now = self.now();
         let Some(live) = &self.live else { return Ok(false) };
-        let wanted = wanted_role(&self.name, &live.peers, known.role());
-        let as_confirmed = live.confirmed.as_ref().is_some_and(|(term, role, at)| {
-            known.role().is_some_and(|state| state.term == *term)
-                && *role == wanted
-                && now.since(*at) < CONFIRM_AGAIN
+        let wanted = wanted_role(&self.name, &live.peers, known.group(), known.role());
+        let as_confirmed = live.confirmed.as_ref().is_some_and(|confirmed| {
+            known.role().is_some_and(|state| state.term == confirmed.term)
+                && known.group().is_some_and(|group| group.membership_term == confirmed.membership.term)
+                && known.revision.revision == live.revision
+                && confirmed.role == wanted
+                && now.since(confirmed.at) < CONFIRM_AGAIN
         });
         if as_confirmed && is_in(view, &wanted) {
             return Ok(false);
         }
-        let (engine, peers) = (Arc::clone(&live.engine), live.peers.clone());
-        // Right before: what was read earlier may have been overtaken.
-        let store = &self.parts().store;
-        let fresh = store.service(&self.inbox.service).await.map_err(|error| {
-            let text = format!("the role cannot be confirmed: {}", error.message());
-            (Reason::StoreUnavailable, text)
-        })?;
-        let Some(service) = fresh.map(|found| found.body).filter(|service| service.id == known.service.id)
-        else {
-            self.stale = true;
-            return Err((Reason::RoleTermStale, "the service is gone".to_owned()));
-        };
-        let Some(role) = service.roles.get(&known.member.group).cloned() else {
+        let known = self.fresh(known).await?;
+        let (Some(role), Some(group)) = (known.role(), known.group()) else {
             return Err((Reason::RoleTermStale, "nobody leads yet".to_owned()));
         };
+        self.meet(&known).await?;
+        let Some(live) = &self.live else { return Ok(false) };
+        let (engine, peers) = (Arc::clone(&live.engine), &live.peers);
+        let voters = counting(peers, Some(group)).map(|peer| peer.name.clone()).collect();
+        let membership = Membership { term: group.membership_term, voters };
         let wanted = if planted::is(Planted::StaleRole) {
             wanted
         } else {
-            wanted_role(&self.name, &peers, Some(&role))
+            wanted_role(&self.name, peers, Some(group), Some(role))
         };
-        if let Records::Known(known) = &mut self.records {
-            Arc::make_mut(known).service = service;
-        }
         let done = self.parts().env.timeout(ROLE_PATIENCE, engine.assume(&wanted)).await;
         let confirmed_at = self.now();
         let Some(live) = &mut self.live else { return Ok(false) };
         live.confirmed = None;
         match done {
             Some(Ok(())) => {
-                live.confirmed = Some((role.term, wanted, confirmed_at));
+                let term = role.term;
+                live.confirmed = Some(Confirmed { term, role: wanted, membership, at: confirmed_at });
                 // How far it was in another role is no answer under this term.
                 self.status.position = None;
                 Ok(true)
@@ -175,16 +180,54 @@ impl MemberTask {
         }
     }
 
+    /// What is known, with the service's record read right before: what was read earlier may have been overtaken.
+    pub(super) async fn fresh(&mut self, known: &Known) -> Result<Known, (Reason, String)> {
+        let fresh = self.parts().store.service(&self.inbox.service).await.map_err(|error| {
+            let text = format!("the role cannot be confirmed: {}", error.message());
+            (Reason::StoreUnavailable, text)
+        })?;
+        let Some(service) = fresh.map(|found| found.body).filter(|service| service.id == known.service.id)
+        else {
+            self.stale = true;
+            return Err((Reason::RoleTermStale, "the service is gone".to_owned()));
+        };
+        if let Records::Known(old) = &mut self.records {
+            Arc::make_mut(old).service = service.clone();
+        }
+        Ok(Known { service, ..known.clone() })
+    }
+
+    /// Makes the engine's face anew if its revision is another one, or members have come, gone or got an address since.
+    pub(super) async fn meet(&mut self, known: &Known) -> Result<(), (Reason, String)> {
+        let Some(live) = &self.live else { return Ok(()) };
+        let replicas = known.group().map_or(0, |group| group.replicas);
+        let is_met =
+            |ordinal| live.peers.iter().any(|peer| peer.ordinal == ordinal && peer.address.is_some());
+        let met = live.peers.iter().all(|peer| peer.ordinal < replicas) && (0..replicas).all(is_met);
+        if met && live.revision == known.revision.revision {
+            return Ok(());
+        }
+        let setting = self.setting(known).await.map_err(Held::into_blocked)?;
+        let made = self.parts().engines.engine(&setting.definition, setting.context.clone());
+        let made = made.map_err(|error| (super::reason_of(&error), error.message().to_owned()))?;
+        if let Some(live) = &mut self.live {
+            live.engine = made.engine;
+            live.revision = known.revision.revision;
+            live.peers = setting.context.peers;
+            live.volumes = setting.volumes;
+        }
+        Ok(())
+    }
+
     /// Puts what was seen into the status, and records that the member serves.
     async fn tell(&mut self, view: &EngineView, known: &Known, blocked: Option<(Reason, String)>) {
         let disk = self.look_at_disks().await;
         let Some(live) = &self.live else { return };
-        let term = live.confirmed.as_ref().map(|(term, ..)| *term);
-        let in_role = match (&live.confirmed, known.is_led_by_us()) {
-            (_, false) => true,
-            (Some((_, wanted, _)), true) => *wanted != WantedRole::Fenced && is_in(view, wanted),
-            (None, true) => false,
-        };
+        let confirmed = live.confirmed.as_ref();
+        let in_role = !known.is_led_by_us()
+            || confirmed.is_some_and(|confirmed| {
+                confirmed.role != WantedRole::Fenced && is_in(view, &confirmed.role)
+            });
         let follows = view.follows.and_then(|address| {
             live.peers.iter().find(|peer| peer.address == Some(address)).map(|peer| peer.name.clone())
         });
@@ -194,9 +237,15 @@ impl MemberTask {
         // Nothing waits silently; no sign of a recovery either, so that whoever decides on failover may go on.
         let silent = (!view.alive && live.liveness.quiet() >= WORTH_A_WORD)
             .then(|| (Reason::EngineUnhealthy, "the engine runs, and does not answer".to_owned()));
+        self.status.revision = live.revision;
         self.status.role = view.role;
-        self.status.role_term = term.unwrap_or_default();
+        self.status.role_term = confirmed.map(|confirmed| confirmed.term).unwrap_or_default();
         self.status.follows = follows;
+        // Whoever takes writes decides whose confirmations it waits for.
+        if known.is_led_by_us() {
+            let leads = confirmed.filter(|_| in_role && view.role == Role::Primary);
+            self.status.membership = leads.map(|confirmed| confirmed.membership.clone());
+        }
         self.status.ready = view.alive && view.ready && in_role;
         self.status.position = view.position.or(self.status.position);
         self.status.lag = view.lag;

@@ -74,12 +74,41 @@ fn addresses(set: BTreeSet<IpAddr>) -> Option<RecordSet> {
 /// Names that do not hold what they shall.
 pub(super) fn publish(facts: &Facts, plan: &mut Plan) {
     for (name, kind, set) in wanted(facts) {
-        let Some(set) = set else { continue };
+        let Some(set) = set else {
+            forget_the_gone(facts, name, kind, plan);
+            continue;
+        };
         // A name that was not looked up is not changed on a guess.
         let Some(holds) = facts.names.get(&(name.clone(), kind)) else { continue };
         if holds.as_ref() != Some(&set) {
             plan.actions.push(Action::SetName { name, set, expected: holds.clone() });
         }
+    }
+}
+
+/// The name of the replicas goes on leading to those that are not ready now, but not to members that are no more: their
+/// addresses may be somebody else's soon.
+fn forget_the_gone(facts: &Facts, name: DomainName, kind: RecordKind, plan: &mut Plan) {
+    let own = facts.zone.child(&facts.service.name);
+    let of_replicas = own.and_then(|own| own.child("replicas")).is_ok_and(|replicas| replicas == name);
+    let Some(Some(expected)) = facts.names.get(&(name.clone(), kind)).filter(|_| of_replicas) else { return };
+    let RecordSet::Addresses(holds) = expected else { return };
+    let of_members = |address: &IpAddr| {
+        facts.groups().any(|group| {
+            let mut counting = group.members.iter().filter(|(ordinal, ..)| *ordinal < group.group.voters());
+            counting.any(|(_, _, found)| {
+                found
+                    .and_then(|member| member.record.address.as_ref())
+                    .is_some_and(|own| own.address == *address)
+            })
+        })
+    };
+    let left: BTreeSet<IpAddr> = holds.iter().copied().filter(of_members).collect();
+    let expected = expected.clone();
+    match addresses(left.clone()) {
+        Some(_) if left.len() == holds.len() => {}
+        Some(set) => plan.actions.push(Action::SetName { name, set, expected: Some(expected) }),
+        None => plan.actions.push(Action::RemoveName { name, expected }),
     }
 }
 
