@@ -66,6 +66,7 @@ pub(super) fn seen(format: &Format) -> (EngineView, Facts) {
         lag: Some(0),
         recovering: None,
         problem: None,
+        voters: None,
     };
     (view, sample_facts(&format.probe))
 }
