@@ -86,7 +86,8 @@ fn distinct(failures: &[Broken]) -> Vec<Broken> {
 
 /// A second fault in the wake of the first.
 fn pairs(global: &Global, options: Options, per_first: usize, save: Option<&Path>) -> Result<Exit> {
-    let options = search_pairs::Options { first: options, window_ms: WINDOW_MS, per_first };
+    let options =
+        search_pairs::Options { first: options, window_ms: WINDOW_MS, per_first, most_firsts: usize::MAX };
     let report = search_pairs::enumerate(&options, &run)?;
     let shrunk = failures::shrink(&report.failures);
     let search_pairs::Report { firsts, left, pairs, both, broken, elapsed, .. } = &report;

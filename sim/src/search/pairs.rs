@@ -28,6 +28,8 @@ pub struct Options {
     pub window_ms: u64,
     /// The most second faults for each first one.
     pub per_first: usize,
+    /// The most first faults.
+    pub most_firsts: usize,
 }
 
 /// What came of it.
@@ -35,7 +37,7 @@ pub struct Options {
 pub struct Report {
     /// First faults that second ones were put after.
     pub firsts: usize,
-    /// First faults that the budget did not reach.
+    /// First faults that the bounds did not reach.
     pub left: usize,
     /// Runs with two faults.
     pub pairs: usize,
@@ -69,8 +71,9 @@ pub fn enumerate(options: &Options, carry: &Carry) -> Result<Report, CaseError> 
     let first = enumerate::Options { classes, fold: true, ..options.first.clone() };
     let mut firsts = enumerate::singles(&first, carry, budget)?;
     firsts.sort_by_key(|case| hash::of_debug(&(options.first.seed, &case.faults, &case.scenario)));
+    let beyond = firsts.split_off(options.most_firsts.min(firsts.len()));
     let found = pool::over(options.first.jobs, &firsts, &budget, |case| after(case, options, carry, &budget));
-    let mut report = Report::default();
+    let mut report = Report { left: beyond.len(), ..Report::default() };
     let mut seen = BTreeSet::new();
     for found in found {
         let Some(found) = found else {
