@@ -3,7 +3,7 @@
 //! One run is one thread and follows from its [`Scenario`](run::Scenario) alone: the same scenario gives the same
 //! trace, byte for byte.
 //!
-//! - [`exec`], [`env`]: the executor, processes that crash and pause, clocks that drift
+//! - [`exec`], [`mod@env`]: the executor, processes that crash and pause, clocks that drift
 //! - [`model`]: what the store, volumes, addresses, names, machines and engines do, without futures
 //! - [`world`]: the gate that every call goes through: its key, its latency, its fault, its place in the trace
 //! - [`face`]: core's contracts over the models
