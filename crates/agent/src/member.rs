@@ -111,6 +111,8 @@ pub(crate) struct MemberTask {
     /// The guard of an engine that is well, as it was last found, and for how many looks more it is taken to be there.
     guard: Option<(GuardStatus, u32)>,
     silent_since: Option<Moment>,
+    /// Since when an engine is known to run that was never looked at.
+    unseen_since: Option<Moment>,
     exit_seen: Option<Incarnation>,
     recorded: Option<(Epoch, MemberPhase)>,
     unhealthy: Option<String>,
@@ -149,6 +151,7 @@ impl MemberTask {
             restarts: Restarts::default(),
             guard: None,
             silent_since: None,
+            unseen_since: None,
             exit_seen: None,
             recorded: None,
             unhealthy: None,
@@ -196,10 +199,21 @@ impl MemberTask {
         }
         let pause = self.take_step(step, &view).await;
         self.status.restarts = self.restarts.count();
-        if pause.is_some() {
+        if pause.is_some() && self.has_a_say(&view.process) {
             self.node.publish(&self.name, &self.status);
         }
         pause
+    }
+
+    /// Whether the status says something of the engine. That of an agent which has just begun, and has not looked at
+    /// an engine that runs, would call down what serves; if it cannot look, users are told why after a while.
+    fn has_a_say(&mut self, process: &Process) -> bool {
+        if !matches!(process, Process::Guarded(_)) || self.status.phase != MemberPhase::Pending {
+            return true;
+        }
+        let now = self.now();
+        let since = *self.unseen_since.get_or_insert(now);
+        self.status.blocked.is_some() && now.since(since) >= observe::WORTH_A_WORD
     }
 
     fn parts(&self) -> &AgentParts {

@@ -18,8 +18,8 @@ use crate::guard::{GuardStage, GuardStatus};
 const CONFIRM_AGAIN: Duration = Duration::from_secs(30);
 /// How long a change of role may take before it is tried again.
 pub(super) const ROLE_PATIENCE: Duration = Duration::from_secs(60);
-/// How long an engine may be silent before users are told.
-const WORTH_A_WORD: Duration = Duration::from_secs(3);
+/// How long an engine may be silent, or unseen, before users are told.
+pub(super) const WORTH_A_WORD: Duration = Duration::from_secs(3);
 /// How often disks are looked at.
 const LOOK_AT_DISKS: Duration = Duration::from_secs(5);
 
