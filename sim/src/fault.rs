@@ -22,13 +22,14 @@ pub enum Fault {
     ResponseLost,
     /// It takes effect so much later; the caller hears nothing.
     LateEffect(u64),
-    /// It takes effect twice, the second time so much later; the caller hears of the first.
+    /// It takes effect twice, the second time so much later, and the caller hears of the second alone: something below
+    /// it has tried again, and does not say so.
     Duplicate(u64),
     /// It takes so much longer each way.
     Slow(u64),
-    /// A read gives what it gave before the last change.
+    /// A read gives what was so before the last change, if that is not longer ago than the profile's reads may lag.
     StaleRead,
-    /// A list gives its first half as the whole.
+    /// A list gives its first half as the whole; a page of the store, which knows what it has, ends early and says so.
     PartialList,
     /// A hint never arrives.
     MissedEvent,
@@ -42,6 +43,28 @@ pub enum Fault {
 
 /// The operation of a hint on its way to who watches.
 pub const HINT: &str = "metadata.hint";
+/// The operation of the store that answers in pages.
+const SCAN: &str = "metadata.scan";
+
+/// Which faults of an answer would make a difference to a call: only the run itself can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Telling {
+    /// An earlier answer would be another one.
+    pub stale: bool,
+    /// There is something to leave out.
+    pub partial: bool,
+}
+
+impl Telling {
+    /// Whether a fault of this class would make a difference, as far as that is known before it befalls the call.
+    pub fn allows(self, class: Class) -> bool {
+        match class {
+            Class::StaleRead => self.stale,
+            Class::PartialList => self.partial,
+            _ => true,
+        }
+    }
+}
 
 /// The class of a fault, for statistics and for choosing at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,18 +105,24 @@ impl Class {
     ];
 
     /// Whether a fault of this class can befall such a call at all, by what its contract promises: the store is
-    /// linearizable, and what stays on a machine is not lost on the way.
+    /// linearizable, and what stays on a machine is not lost on the way. How old a read may be is the profile's to say.
     pub fn applies(self, operation: &str, writes: bool, local: bool) -> bool {
         if operation == HINT {
             return self == Class::MissedEvent;
         }
         match self {
+            Class::PartialList if operation == SCAN => true,
             Class::StaleRead | Class::PartialList => !writes && !local && !operation.starts_with("metadata."),
             Class::LateEffect | Class::Duplicate => writes && !local,
             Class::RequestLost | Class::ResponseLost | Class::Throttled => !local,
             Class::MissedEvent => false,
             Class::Unavailable | Class::Slow | Class::CrashBefore | Class::CrashAfter | Class::Pause => true,
         }
+    }
+
+    /// Whether only some calls have an answer that it can change.
+    pub fn needs_telling(self) -> bool {
+        matches!(self, Class::StaleRead | Class::PartialList)
     }
 
     /// A fault of this class that outlasts every patience and every lease.
@@ -206,7 +235,6 @@ pub struct Faults {
     fired: Vec<Fired>,
     unfired: usize,
     healed: bool,
-    stale: bool,
 }
 
 impl Faults {
@@ -214,20 +242,7 @@ impl Faults {
     pub fn new(plan: &Plan) -> Self {
         let planned: BTreeMap<_, _> =
             plan.faults.iter().map(|planned| ((planned.at.site(), planned.at.nth), planned.fault)).collect();
-        let drawn = plan.random.iter().flat_map(|random| &random.classes);
-        let stale = planned.values().map(|fault| fault.class()).chain(drawn.copied());
-        Faults {
-            stale: stale.into_iter().any(|class| class == Class::StaleRead),
-            unfired: planned.len(),
-            planned,
-            random: plan.random.clone(),
-            ..Faults::default()
-        }
-    }
-
-    /// Whether earlier answers have to be kept.
-    pub fn may_be_stale(&self) -> bool {
-        self.stale
+        Faults { unfired: planned.len(), planned, random: plan.random.clone(), ..Faults::default() }
     }
 
     /// What befalls the `nth` call of a site, if anything.

@@ -27,7 +27,7 @@ impl Key {
     /// The hash of everything but the number.
     pub fn site(&self) -> u64 {
         let Key { actor, workflow, operation, resource, nth: _ } = self;
-        label(actor, workflow, operation, resource)
+        label_of([actor.as_str(), workflow, operation, resource])
     }
 }
 
@@ -38,10 +38,10 @@ impl fmt::Display for Key {
     }
 }
 
-/// The hash of a call site.
-fn label(actor: &str, workflow: &str, operation: &str, resource: &str) -> u64 {
+/// The hash of a call site: actor, workflow, operation and resource; or of a part of it.
+fn label_of<const N: usize>(parts: [&str; N]) -> u64 {
     let mut hasher = Hasher::default();
-    for part in [actor, workflow, operation, resource] {
+    for part in parts {
         hasher.bytes(part.as_bytes());
     }
     hasher.finish()
@@ -64,6 +64,8 @@ pub struct Site {
     pub local: bool,
     /// The hash of all of these: the same in every run.
     pub label: u64,
+    /// The hash of what is asked, whoever asks; none if the resource does not say it all.
+    pub question: Option<u64>,
     /// How many calls it has made.
     pub calls: u32,
 }
@@ -102,9 +104,10 @@ impl Sites {
         self.scratch.clear();
         // Writing to a string does not fail.
         write!(self.scratch, "{resource}").ok();
-        let label = label(actor, workflow, operation, &self.scratch);
+        let label = label_of([actor, workflow, operation, &self.scratch]);
         let index = *self.by_label.entry(label).or_insert_with(|| {
             let resource = self.scratch.clone();
+            let question = (!resource.contains('*')).then(|| label_of([operation, &resource]));
             self.all.push(Site {
                 actor: actor.to_owned(),
                 workflow,
@@ -113,6 +116,7 @@ impl Sites {
                 writes,
                 local,
                 label,
+                question,
                 calls: 0,
             });
             self.all.len() - 1

@@ -1,5 +1,6 @@
 //! What happened, compact: formatted only when somebody wants to read it.
 
+use crate::fault::Telling;
 use crate::hash::Hasher;
 use crate::key::Key;
 use crate::key::Site;
@@ -29,6 +30,15 @@ pub struct Entry {
     pub stage: Stage,
     /// The digest of the answer, or of the fact.
     pub digest: u64,
+    /// Which faults would have made another answer of it. Not in the hash: it is no part of what happened.
+    pub telling: Telling,
+}
+
+impl Entry {
+    /// A call that was made, or a fact.
+    pub fn new(at: Time, site: u32, nth: u32, stage: Stage, digest: u64) -> Self {
+        Entry { at, site, nth, stage, digest, telling: Telling::default() }
+    }
 }
 
 /// Marks an entry that is about a fact, not a call.

@@ -50,6 +50,7 @@ pub struct State {
     outages: BTreeMap<String, Time>,
     /// Clients that wait for a write to be confirmed.
     waiting: BTreeMap<u64, oneshot::Sender<NodeName>>,
+    /// By what was asked, whoever did.
     earlier: BTreeMap<u64, Earlier>,
     poked: Option<Time>,
     traced: usize,
@@ -64,11 +65,12 @@ impl fmt::Debug for State {
     }
 }
 
-/// What a call site was answered last, and before that something else.
+/// What a question was answered last, and when; and before that something else.
 struct Earlier {
     digest: u64,
     last: Box<dyn Any + Send>,
-    before: Option<Box<dyn Any + Send>>,
+    at: Time,
+    before: Option<(Box<dyn Any + Send>, Time)>,
 }
 
 /// What a call may be answered.
@@ -78,10 +80,13 @@ pub trait Answer: Clone + fmt::Debug + Send + 'static {
         hash::of_debug(self)
     }
 
-    /// Leaves out the second half of a list; `false`: there is nothing to leave out.
-    fn truncate(&mut self) -> bool {
+    /// Whether it is a list that something can be left out of.
+    fn can_shorten(&self) -> bool {
         false
     }
+
+    /// Leaves out the second half of a list.
+    fn shorten(&mut self) {}
 }
 
 /// What a call is.
@@ -192,7 +197,7 @@ impl World {
         let facts = state.cloud.truth.facts();
         for (index, (at, fact)) in facts.iter().enumerate().skip(state.traced) {
             let nth = u32::try_from(index).unwrap_or(u32::MAX);
-            let entry = Entry { at: *at, site: FACT, nth, stage: Stage::Effect, digest: fact.digest() };
+            let entry = Entry::new(*at, FACT, nth, Stage::Effect, fact.digest());
             state.trace.push(entry, 0);
         }
         state.traced = facts.len();

@@ -132,7 +132,7 @@ fn what_differs_in_numbers_is_one_site() {
     let found = calls(&outcome, Time::ZERO, Time::from_millis(scenario.storm_ms));
     assert!(found.len() < outcome.sites.len() / 2, "{} of {}", found.len(), outcome.sites.len());
     for (site, calls) in &found {
-        let chosen: BTreeSet<_> = calls.chosen(3).into_iter().collect();
+        let chosen: BTreeSet<_> = calls.chosen(Class::CrashAfter, 3).into_iter().collect();
         assert_eq!(chosen.len(), calls.made.len().min(3), "{site}");
         assert!(chosen.iter().all(|key| Folded::of_key(key) == *site), "{site}");
         assert!(chosen.contains(&calls.made[0].1), "the first of {site}");

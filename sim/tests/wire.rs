@@ -129,7 +129,7 @@ fn a_create_over_http_happens_once_whatever_befalls_any_request() {
             continue;
         }
         for class in made.classes(&site.operation) {
-            for key in made.chosen(2) {
+            for key in made.chosen(class, 2) {
                 let mut faulty = scenario();
                 faulty.plan.faults.push(strong(class, key.clone()));
                 let outcome = carry(&faulty);
@@ -205,7 +205,8 @@ fn a_model_that_answers_http_meets_the_faults_of_every_other_call() {
     assert_eq!(run(Some(Fault::RequestLost)), expected(0, "nothing"));
     assert_eq!(run(Some(Fault::ResponseLost)), expected(1, "nothing"));
     assert_eq!(run(Some(Fault::LateEffect(5_000))), expected(1, "nothing"));
-    assert_eq!(run(Some(Fault::Duplicate(3_000))), expected(2, "200"));
+    assert_eq!(run(Some(Fault::Duplicate(100))), expected(2, "200"));
+    assert_eq!(run(Some(Fault::Duplicate(3_000))), expected(2, "nothing"), "its patience is shorter");
 }
 
 /// Looks what the counter has come to.

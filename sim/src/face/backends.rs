@@ -23,6 +23,7 @@ use steadfast_orchestrator_process::{NodeProver, Proof};
 
 use super::RoleOf;
 use crate::hash::{self, Hasher};
+use crate::model::Fact;
 use crate::model::profile::ProverKind;
 use crate::model::store::MAX_VALUE_BYTES;
 use crate::world::{Answer, Ask, Caller};
@@ -88,30 +89,23 @@ impl Answer for Option<RecordSet> {}
 impl Answer for NameOutcome {}
 impl Answer for Vec<Proof> {}
 
-fn halve<T>(list: &mut Vec<T>) -> bool {
-    let half = list.len() / 2;
-    let left_out = list.len() > half;
-    list.truncate(half);
-    left_out
+macro_rules! list {
+    ($list:ty) => {
+        impl Answer for $list {
+            fn can_shorten(&self) -> bool {
+                !self.is_empty()
+            }
+
+            fn shorten(&mut self) {
+                self.truncate(self.len() / 2);
+            }
+        }
+    };
 }
 
-impl Answer for Vec<VolumeStatus> {
-    fn truncate(&mut self) -> bool {
-        halve(self)
-    }
-}
-
-impl Answer for Vec<AddressStatus> {
-    fn truncate(&mut self) -> bool {
-        halve(self)
-    }
-}
-
-impl Answer for Vec<(DomainName, RecordSet)> {
-    fn truncate(&mut self) -> bool {
-        halve(self)
-    }
-}
+list!(Vec<VolumeStatus>);
+list!(Vec<AddressStatus>);
+list!(Vec<(DomainName, RecordSet)>);
 
 impl Answer for Option<Record> {
     fn digest(&self) -> u64 {
@@ -135,9 +129,14 @@ impl Answer for Page {
         hasher.finish()
     }
 
-    fn truncate(&mut self) -> bool {
-        self.more = false;
-        halve(&mut self.items)
+    /// A page that is followed by another has an item at least.
+    fn can_shorten(&self) -> bool {
+        self.items.len() > 1
+    }
+
+    fn shorten(&mut self) {
+        self.more = true;
+        self.items.truncate(self.items.len() / 2);
     }
 }
 
@@ -359,9 +358,14 @@ impl Registry for SimRegistry {
     ) -> Result<NameOutcome> {
         let (own, set, expected) = (name.clone(), set.clone(), expected.cloned());
         let ask = write("registry.upsert", name);
+        let before = self.0.world().look(|state| state.cloud.dns.changes(name, set.kind()));
         self.0
             .call(ask, move |cloud, now| {
                 let holds = cloud.dns.resolve(&own, set.kind());
+                let returned = cloud.dns.changes(&own, set.kind()) != before && holds == expected;
+                if returned && holds.as_ref() != Some(&set) {
+                    cloud.truth.note(now, Fact::NameReturned { name: own.clone() });
+                }
                 let expected = if planted::is(Planted::StaleName) { holds } else { expected.clone() };
                 cloud.upsert_name(now, &own, &set, expected.as_ref())
             })

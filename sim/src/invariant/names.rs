@@ -1,6 +1,6 @@
 //! Names: whose address they hold, and that they never go back to an earlier term's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use steadfast_core::ids::{MemberName, ServiceName};
@@ -17,6 +17,10 @@ use crate::world::State;
 pub(super) struct Names {
     /// For each primary's name: the highest term it was set for, and for which term each address was last set.
     terms: BTreeMap<DomainName, (u64, BTreeMap<IpAddr, u64>)>,
+    /// The name that holds again what a change on its way expects: the change is the next thing that happens.
+    returned: Option<DomainName>,
+    /// The names that such a change has set back, until they are set right.
+    set_back: BTreeSet<DomainName>,
 }
 
 impl Rule for Names {
@@ -25,22 +29,43 @@ impl Rule for Names {
     }
 
     fn says(&self) -> &'static str {
-        "a member's name holds its own address only, a primary's name never goes back to an earlier term's, and \
-         neither is taken away from what runs"
+        "a member's name holds its own address only, a primary's name never goes back to an earlier term's (or is set \
+         right, if it had come to hold again what an old change expects), and neither is taken away from what runs"
     }
 
     fn fact(&mut self, _at: Time, fact: &Fact, state: &State) -> Result<(), String> {
         let cloud = &state.cloud;
         match fact {
-            Fact::NameSet { name, set: RecordSet::Addresses(set) } => {
-                match service_of_primary(name) {
-                    Some(service) => self.primary_set(cloud, name, &service, set.iter().copied())?,
-                    None => is_own(cloud, name, set.iter().copied())?,
-                }
+            Fact::NameReturned { name } => {
+                self.returned = Some(name.clone());
                 Ok(())
+            }
+            Fact::NameSet { name, set } => {
+                let returned = self.returned.take().as_ref() == Some(name);
+                let RecordSet::Addresses(set) = set else { return Ok(()) };
+                let Some(service) = service_of_primary(name) else {
+                    return is_own(cloud, name, set.iter().copied());
+                };
+                self.set_back.remove(name);
+                let forward = self.primary_set(cloud, name, &service, set.iter().copied());
+                if returned && forward.is_err() {
+                    // Registries compare values, and know of no versions: after leadership has gone from one member to
+                    // another and back, a change that was on its way all the while is carried out. Nobody can prevent
+                    // it, but it is seen at the next look.
+                    self.set_back.insert(name.clone());
+                    return Ok(());
+                }
+                forward
             }
             Fact::NameRemoved { name } => still_there(cloud, name),
             _ => Ok(()),
+        }
+    }
+
+    fn end(&mut self, _at: Time, _state: &State) -> Result<(), String> {
+        match self.set_back.first() {
+            Some(name) => Err(format!("{name} was set back by an old change, and nobody has set it right")),
+            None => Ok(()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use steadfast_core::ids::{MemberName, RoleTerm};
-use steadfast_core::registry::RecordSet;
+use steadfast_core::registry::{DomainName, RecordSet};
 
 use super::Rule;
 use crate::model::{Cloud, Fact};
@@ -18,6 +18,8 @@ pub(super) struct PrimaryName {
     led_at: BTreeMap<MemberName, Time>,
     /// By service: the highest term its name has shown.
     shown: BTreeMap<String, RoleTerm>,
+    /// The name that a change on its way sets next although it is an old one: that it is set right is S6's.
+    returned: Option<DomainName>,
 }
 
 impl Rule for PrimaryName {
@@ -45,7 +47,13 @@ impl Rule for PrimaryName {
                 }
                 Ok(())
             }
-            Fact::NameSet { name, set: RecordSet::Addresses(set) } => {
+            Fact::NameReturned { name } => {
+                self.returned = Some(name.clone());
+                Ok(())
+            }
+            Fact::NameSet { name, set } => {
+                let returned = self.returned.take().as_ref() == Some(name);
+                let RecordSet::Addresses(set) = set else { return Ok(()) };
                 let mut labels = name.as_str().split('.');
                 let (Some("primary"), Some(service)) = (labels.next(), labels.next()) else { return Ok(()) };
                 let service = service.to_owned();
@@ -59,6 +67,9 @@ impl Rule for PrimaryName {
                         ));
                     }
                     let shown = self.shown.entry(service.clone()).or_insert(*term);
+                    if *term < *shown && returned {
+                        continue;
+                    }
                     if *term < *shown {
                         return Err(format!("{name} goes back from term {shown} to {member} of term {term}"));
                     }

@@ -13,6 +13,8 @@ use crate::time::Time;
 pub struct DnsModel {
     zones: BTreeSet<DomainName>,
     records: BTreeMap<(DomainName, RecordKind), RecordSet>,
+    /// How often each was changed.
+    changes: BTreeMap<(DomainName, RecordKind), u64>,
     /// What those who ask are told, which changes a while after the records.
     served: BTreeMap<(DomainName, RecordKind), RecordSet>,
 }
@@ -26,6 +28,11 @@ impl DnsModel {
     /// What a name holds.
     pub fn resolve(&self, name: &DomainName, kind: RecordKind) -> Option<RecordSet> {
         self.records.get(&(name.clone(), kind)).cloned()
+    }
+
+    /// How often a name was changed.
+    pub fn changes(&self, name: &DomainName, kind: RecordKind) -> u64 {
+        self.changes.get(&(name.clone(), kind)).copied().unwrap_or(0)
     }
 
     /// What clients are told of a name.
@@ -101,6 +108,7 @@ impl Cloud {
     }
 
     fn spread(&mut self, now: Time, name: &DomainName, kind: RecordKind) {
+        *self.dns.changes.entry((name.clone(), kind)).or_default() += 1;
         let takes = self.draw(self.profile.name_ms, name.as_str(), now.micros());
         if takes == 0 {
             self.dns.settle(name, kind);

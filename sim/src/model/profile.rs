@@ -15,6 +15,9 @@ pub struct Profile {
     pub call_ms: Span,
     /// How long a hint of the store takes.
     pub hint_ms: Span,
+    /// How far what clouds tell of volumes, addresses, names and machines may lag behind what is so; 0: not at all.
+    #[serde(default)]
+    pub stale_ms: u64,
     /// The volumes.
     pub volumes: VolumeProfile,
     /// The most addresses one node takes.
@@ -111,6 +114,7 @@ impl Profile {
             name: "embedded".to_owned(),
             call_ms: (0, 3),
             hint_ms: (0, 5),
+            stale_ms: 0,
             volumes: VolumeProfile {
                 exclusivity: Exclusivity::Storage,
                 fenced_by_storage: false,
@@ -138,6 +142,7 @@ impl Profile {
             name: "block-storage".to_owned(),
             call_ms: (5, 120),
             hint_ms: (1, 30),
+            stale_ms: 10_000,
             volumes: VolumeProfile {
                 exclusivity: Exclusivity::Storage,
                 fenced_by_storage: true,

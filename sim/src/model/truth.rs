@@ -62,6 +62,9 @@ pub enum Fact {
     AddressMoved { address: IpAddr, to: Option<NodeName> },
     /// A name has a value.
     NameSet { name: DomainName, set: RecordSet },
+    /// A name has come to hold again what a change on its way expects, and something else in between: names are
+    /// compared by their values, so that it is carried out next.
+    NameReturned { name: DomainName },
     /// A name has none any more.
     NameRemoved { name: DomainName },
     /// A process asks for something that only a member's holder may.

@@ -186,7 +186,7 @@ fn single_faults(scenario: &Scenario, outcome: &Outcome) -> Vec<Planned> {
         for writes in [true, false] {
             for (site, calls) in spans.iter().flatten().filter(|(_, calls)| calls.writes == writes) {
                 if class.applies(&site.operation, calls.writes, calls.local) {
-                    all.extend(calls.chosen(2).into_iter().map(|key| strong(class, key.clone())));
+                    all.extend(calls.chosen(class, 2).into_iter().map(|key| strong(class, key.clone())));
                 }
             }
         }

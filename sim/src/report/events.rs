@@ -221,6 +221,10 @@ fn of_fact(at: Time, fact: &Fact, epochs: &mut BTreeMap<String, u64>) -> Option<
         Fact::NameSet { name, set } => {
             event(&[&format!("name {name}")], Mark::Plain, format!("{name} is {set:?}"))
         }
+        Fact::NameReturned { name } => {
+            let text = format!("{name} holds again what a change on its way expects");
+            event(&[&format!("name {name}")], Mark::Plain, text)
+        }
         Fact::NameRemoved { name } => {
             event(&[&format!("name {name}")], Mark::Plain, format!("{name} is taken away"))
         }

@@ -1,4 +1,6 @@
-//! The processes of ours in a run: servers and agents, started, ended and started again; and users.
+//! The processes of ours in a run: servers and agents, started, ended and started again.
+
+mod users;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,9 +12,9 @@ use steadfast_agent::config::AgentConfig;
 use steadfast_agent::node_dir::NodeDir;
 use steadfast_agent::seams::NoSecrets;
 use steadfast_core::backends::Backends;
-use steadfast_core::control::{Control, ControlError, ControlResult, Guard};
+use steadfast_core::control::Control;
 use steadfast_core::controller::Controller;
-use steadfast_core::ids::{NodeName, Revision, ServerId, ServiceName, ZoneName};
+use steadfast_core::ids::{NodeName, ServerId, ZoneName};
 use steadfast_core::layer::{CallCounters, StackOptions, stack};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::DomainName;
@@ -21,6 +23,7 @@ use steadfast_core::store::Store;
 use steadfast_core::world::PlainBlueprints;
 use steadfast_orchestrator_process::ProcessOrchestrator;
 
+use self::users::Decides;
 use super::scenario::{Scenario, ServiceFile};
 use crate::cast::{Cast, Seat};
 use crate::env::{self, MachineClock};
@@ -51,6 +54,8 @@ struct State {
     nodes: u32,
     programs: BTreeMap<ProcessId, usize>,
     asked: u32,
+    /// What users have asked and nobody has answered, with what it decides.
+    unanswered: BTreeMap<u32, Decides>,
     over: bool,
 }
 
@@ -367,98 +372,6 @@ impl Fleet {
             }
         });
         self.world.reconnect_watchers();
-    }
-
-    /// Lets a user ask, again and again until a server has answered.
-    fn ask_until<F>(self: &Arc<Self>, ask: impl Fn(Control, Guard) -> F + Send + 'static)
-    where
-        F: Future<Output = ControlResult<()>> + Send,
-    {
-        let asked = {
-            let mut state = self.state();
-            state.asked += 1;
-            state.asked
-        };
-        let guard = Guard { idempotency_key: Some(format!("user-{asked}")), if_index: None };
-        let clock = MachineClock::new(self.world.exec().clone(), env::ClockSkew::default());
-        let env = env::environment(self.world.exec(), self.user, &clock, self.world.seed());
-        let fleet = Arc::downgrade(self);
-        let asking = async move {
-            loop {
-                let Some(fleet) = fleet.upgrade() else { return };
-                let control = fleet.state().servers.values().next().map(|(_, control)| control.clone());
-                drop(fleet);
-                if let Some(control) = control {
-                    let answer = env.timeout(Duration::from_secs(30), ask(control, guard.clone())).await;
-                    match answer {
-                        Some(Ok(()) | Err(ControlError::Invalid(_) | ControlError::NotFound { .. })) => {
-                            return;
-                        }
-                        Some(Err(error)) => tracing::debug!(%error, "a user is refused"),
-                        None => {}
-                    }
-                }
-                env.clock().sleep(Duration::from_secs(1)).await;
-            }
-        };
-        self.world.exec().spawn(self.user, "user", Box::pin(asking));
-    }
-
-    /// Lets a user apply a service file.
-    pub fn apply(self: &Arc<Self>, file: &ServiceFile) {
-        let input = file.input();
-        self.ask_until(move |control, guard| {
-            let input = input.clone();
-            async move { control.apply(input, guard).await.map(drop) }
-        });
-    }
-
-    /// Lets a user bring a service to another service file.
-    pub fn upgrade(self: &Arc<Self>, file: &ServiceFile) {
-        let Ok(name) = file.name.parse::<ServiceName>() else { return };
-        let input = file.input();
-        self.ask_until(move |control, guard| {
-            let (name, input) = (name.clone(), input.clone());
-            async move { control.upgrade(&name, input, guard).await.map(drop) }
-        });
-    }
-
-    /// Lets a user ask for an operation.
-    pub fn ask(self: &Arc<Self>, operation: &str, service: &str) {
-        let Ok(name) = service.parse::<ServiceName>() else { return };
-        let operation = operation.to_owned();
-        self.ask_until(move |control, guard| {
-            let (name, operation) = (name.clone(), operation.clone());
-            async move {
-                if let Some(to) = operation.strip_prefix("switchover to ").and_then(|to| to.parse().ok()) {
-                    return control.switchover(&name, None, Some(to), guard).await.map(drop);
-                }
-                if let Some(replicas) = operation.strip_prefix("scale to ").and_then(|to| to.parse().ok()) {
-                    return control.scale(&name, None, replicas, guard).await.map(drop);
-                }
-                match operation.as_str() {
-                    "stop" => control.stop(&name, guard).await.map(drop),
-                    "start" => control.start(&name, guard).await.map(drop),
-                    "restart" => control.restart(&name, guard).await.map(drop),
-                    "switchover" => control.switchover(&name, None, None, guard).await.map(drop),
-                    "roll_back" => control.roll_back(&name, Revision(1), guard).await.map(drop),
-                    "delete" => control.delete(&name, guard).await.map(drop),
-                    "pause" => control.pause(&name).await.map(drop),
-                    "resume" => control.resume(&name).await.map(drop),
-                    _ => control.undelete(&name, guard).await.map(drop),
-                }
-            }
-        });
-    }
-
-    /// Lets an operator confirm that a node's present life is over.
-    pub fn confirm_dead(self: &Arc<Self>, node: &NodeName) {
-        let life = self.world.look(|state| state.cloud.hosts.get(node).and_then(|h| h.incarnation.clone()));
-        let (Some(life), node) = (life, node.clone()) else { return };
-        self.ask_until(move |control, _| {
-            let (node, life) = (node.clone(), life.clone());
-            async move { control.confirm_dead(&node, &life).await.map(drop) }
-        });
     }
 
     /// Where clients look for the member that takes writes.

@@ -200,6 +200,7 @@ impl Scenario {
         scenario.servers = 0;
         scenario.services.clear();
         scenario.profile.call_ms = (1, 20);
+        scenario.profile.stale_ms = 10_000;
         scenario
     }
 

@@ -16,7 +16,6 @@ use super::pool::{self, Budget, Carry, Verdict, carry_out_with};
 use super::sites::{Calls, Folded, calls, strong};
 use super::state::{self, SOMETIMES};
 use crate::fault::{Class, Planned};
-use crate::key::Key;
 use crate::run::{Ending, Violation};
 use crate::time::Time;
 
@@ -154,7 +153,7 @@ struct Enumeration<'a> {
     /// Sites that have been enumerated, in any scenario.
     covered: BTreeSet<Folded>,
     /// Sites that some run came by, and how to get there.
-    seen: BTreeMap<Folded, (Case, Calls, Key)>,
+    seen: BTreeMap<Folded, (Case, Calls)>,
     /// How the reference runs end, by scenario and profile.
     calm: BTreeMap<(String, String), Ending>,
     reached: BTreeSet<&'static str>,
@@ -280,22 +279,38 @@ impl Enumeration<'_> {
         let mut turn = 0;
         for ((_, site), found) in places {
             self.covered.insert(site.clone());
-            let Some((_, calls)) = found.first() else { continue };
-            let scenarios: BTreeSet<&str> = found.iter().map(|(case, _)| case.scenario.as_str()).collect();
-            let classes: Vec<Class> = self.classes(calls, &site.operation).collect();
-            self.report.folded += classes.len() * (scenarios.len() - 1);
-            for class in classes {
+            for class in Class::ALL {
+                let has = |calls: &Calls| self.classes(calls, &site.operation).any(|other| other == class);
+                let able: Vec<&(Case, Calls)> = found.iter().filter(|(_, calls)| has(calls)).collect();
+                if able.is_empty() {
+                    continue;
+                }
+                let scenarios: BTreeSet<&str> = able.iter().map(|(case, _)| case.scenario.as_str()).collect();
+                self.report.folded += scenarios.len() - 1;
                 turn += 1;
-                let count = found.len();
-                let chosen = found.iter().enumerate();
-                let chosen = chosen.filter(|(index, _)| self.options.every_profile || *index == turn % count);
-                for (_, (case, calls)) in chosen {
-                    let keys = calls.chosen(self.options.per_site);
+                for (case, calls) in self.in_turn(class, able, turn) {
+                    let keys = calls.chosen(class, self.options.per_site);
                     cases.extend(keys.into_iter().map(|key| case.with(vec![strong(class, key.clone())])));
                 }
             }
         }
         cases
+    }
+
+    /// Of the runs that come by a site the one whose turn it is, or every one.
+    ///
+    /// What comes of a process that stands still for longer than its leases depends on the fencing level: where scenarios
+    /// are folded, that is tried on every profile.
+    fn in_turn<'c>(&self, class: Class, able: Vec<&'c (Case, Calls)>, turn: usize) -> Vec<&'c (Case, Calls)> {
+        if self.options.every_profile {
+            return able;
+        }
+        let mut groups: BTreeMap<Option<&str>, Vec<&'c (Case, Calls)>> = BTreeMap::new();
+        for one in able {
+            let level = (self.options.fold && class == Class::Pause).then_some(one.0.profile.as_str());
+            groups.entry(level).or_default().push(one);
+        }
+        groups.into_values().filter_map(|group| group.get(turn % group.len()).copied()).collect()
     }
 
     fn carry_out(&mut self, cases: &[Case]) -> Result<(), CaseError> {
@@ -319,9 +334,9 @@ impl Enumeration<'_> {
                     self.report.differences.push(Difference { case: case.clone(), told });
                 }
             }
-            for (site, (calls, key)) in verdict.reached {
+            for (site, calls) in verdict.reached {
                 if !self.covered.contains(&site) && !self.seen.contains_key(&site) {
-                    self.seen.insert(site, (case.clone(), calls, key));
+                    self.seen.insert(site, (case.clone(), calls));
                 }
             }
         }
@@ -331,11 +346,13 @@ impl Enumeration<'_> {
     /// The cases of sites that faults have led to: the faults that did, and one more there.
     fn cases_behind_faults(&mut self) -> Vec<Case> {
         let mut cases = Vec::new();
-        for (site, (case, calls, key)) in std::mem::take(&mut self.seen) {
+        for (site, (case, calls)) in std::mem::take(&mut self.seen) {
             for class in self.classes(&calls, &site.operation) {
-                let mut faults: Vec<Planned> = case.faults.clone();
-                faults.push(strong(class, key.clone()));
-                cases.push(case.with(faults));
+                for key in calls.chosen(class, 1) {
+                    let mut faults: Vec<Planned> = case.faults.clone();
+                    faults.push(strong(class, key.clone()));
+                    cases.push(case.with(faults));
+                }
             }
             self.report.behind_faults += 1;
             self.covered.insert(site);

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::model::Profile;
+use crate::model::host::Cut;
 use crate::model::profile::ProverKind;
 use crate::run::{Action, Scenario, ServiceFile, Target};
 
@@ -181,7 +182,10 @@ pub const ALL: &[Reference] = &[
             "promotion",
             "the primary's zone is lost, another member is promoted, the zone comes back",
             |s| {
-                let lost = pinned(s).at(SET, Action::StopNode(primary()));
+                // What it took last has come to nobody else, and it has to forget it.
+                let alone = Cut { peers: true, ..Cut::default() };
+                let cut = pinned(s).at(SET - 1_500, Action::CutNode(primary(), alone, 1_500));
+                let lost = cut.at(SET, Action::StopNode(primary()));
                 storm(lost.at(85_000, Action::StartAllNodes), 110_000)
             },
         ),

@@ -12,7 +12,6 @@ use super::library;
 use super::sites::{Calls, Folded, calls};
 use super::state;
 use crate::fault::{Fired, Planned};
-use crate::key::Key;
 use crate::run::{Ending, Outcome, Scenario, Timings, Violation, run};
 use crate::time::Time;
 
@@ -33,7 +32,7 @@ pub struct Verdict {
     /// What was left.
     pub ending: Ending,
     /// The first call at every folded site that was made while things could go wrong, in the workflow's own time.
-    pub reached: BTreeMap<Folded, (Calls, Key)>,
+    pub reached: BTreeMap<Folded, Calls>,
     /// What of [`state::SOMETIMES`] has happened.
     pub sometimes: BTreeSet<&'static str>,
     /// The (step, class, state) of every fault.
@@ -56,11 +55,7 @@ impl Verdict {
     fn of(case: &Case, scenario: &Scenario, outcome: &Outcome) -> Self {
         let from = library::find(&case.scenario).map_or(0, |reference| reference.from_ms);
         let within = calls(outcome, Time::from_millis(from), Time::from_millis(scenario.storm_ms));
-        let reached = within.into_iter().filter_map(|(site, mut calls)| {
-            let first = calls.made.first()?.1.clone();
-            calls.made.clear();
-            Some((site, (calls, first)))
-        });
+        let reached = within.into_iter().map(|(site, calls)| (site, calls.first()));
         Verdict {
             reached: reached.collect(),
             violations: outcome.violations.clone(),

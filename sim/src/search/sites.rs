@@ -77,28 +77,39 @@ pub struct Calls {
     pub local: bool,
     /// When, and which.
     pub made: Vec<(Time, Key)>,
+    /// Those whose answer such a fault would change, by class, if that is not so of all.
+    pub telling: BTreeMap<Class, Vec<Key>>,
 }
 
 impl Calls {
-    /// Those worth a fault of their own: all if there are few, else the first, the last and what lies evenly between.
-    pub fn chosen(&self, most: usize) -> Vec<&Key> {
-        let count = self.made.len();
+    /// Those worth a fault of this class of their own: all if there are few, else the first, the last and what lies
+    /// evenly between.
+    pub fn chosen(&self, class: Class, most: usize) -> Vec<&Key> {
+        let those: Vec<&Key> = if class.needs_telling() {
+            self.telling.get(&class).into_iter().flatten().collect()
+        } else {
+            self.made.iter().map(|(_, key)| key).collect()
+        };
         let most = most.max(1);
-        if count <= most {
-            return self.made.iter().map(|(_, key)| key).collect();
+        if those.len() <= most {
+            return those;
         }
-        if most == 1 {
-            return self.made.first().map(|(_, key)| key).into_iter().collect();
-        }
-        let at = |nth: usize| nth * (count - 1) / (most - 1);
-        (0..most).filter_map(|nth| self.made.get(at(nth))).map(|(_, key)| key).collect()
+        let at = |nth: usize| nth * (those.len() - 1) / (most - 1).max(1);
+        (0..most).filter_map(|nth| those.get(at(nth)).copied()).collect()
     }
 
-    /// The classes that can befall such a call.
-    pub fn classes(&self, operation: &str) -> impl Iterator<Item = Class> + use<> {
-        let (writes, local) = (self.writes, self.local);
-        let operation = operation.to_owned();
-        Class::ALL.into_iter().filter(move |class| class.applies(&operation, writes, local))
+    /// The classes that can befall such a call, and make a difference to one of these.
+    pub fn classes(&self, operation: &str) -> impl Iterator<Item = Class> {
+        let can = |class: &Class| !class.needs_telling() || self.telling.contains_key(class);
+        let applies = |class: &Class| class.applies(operation, self.writes, self.local);
+        Class::ALL.into_iter().filter(move |class| applies(class) && can(class))
+    }
+
+    /// The first of every kind.
+    pub fn first(mut self) -> Self {
+        self.made.truncate(1);
+        self.telling.values_mut().for_each(|keys| keys.truncate(1));
+        self
     }
 }
 
@@ -107,17 +118,23 @@ pub fn calls(outcome: &Outcome, from: Time, until: Time) -> BTreeMap<Folded, Cal
     let mut folded: Vec<Option<Folded>> = outcome.sites.iter().map(|site| Some(Folded::of(site))).collect();
     let mut found: BTreeMap<Folded, Calls> = BTreeMap::new();
     let within = |at: Time| from <= at && at < until;
-    for entry in outcome.trace.iter().filter(|entry| entry.stage == Stage::Asked && within(entry.at)) {
+    for entry in outcome.trace.iter().filter(|entry| entry.stage != Stage::Heard && within(entry.at)) {
         let index = entry.site as usize;
         let (Some(site), Some(Some(name))) = (outcome.sites.get(index), folded.get_mut(index)) else {
             continue;
         };
-        if !found.contains_key(name) {
-            let calls = Calls { writes: site.writes, local: site.local, made: Vec::new() };
+        if entry.stage == Stage::Asked && !found.contains_key(name) {
+            let calls = Calls { writes: site.writes, local: site.local, ..Calls::default() };
             found.insert(name.clone(), calls);
         }
-        if let Some(calls) = found.get_mut(name) {
+        let Some(calls) = found.get_mut(name) else { continue };
+        if entry.stage == Stage::Asked {
             calls.made.push((entry.at, site.key(entry.nth)));
+            continue;
+        }
+        let telling = |class: &Class| class.needs_telling() && entry.telling.allows(*class);
+        for class in Class::ALL.into_iter().filter(telling) {
+            calls.telling.entry(class).or_default().push(site.key(entry.nth));
         }
     }
     found

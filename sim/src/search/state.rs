@@ -43,7 +43,8 @@ pub fn reached(outcome: &Outcome) -> BTreeSet<&'static str> {
                     reached.insert("promoted");
                 }
             }
-            Fact::WriteRefused { .. } | Fact::NotStarted { why: "an older epoch", .. } => {
+            Fact::WriteRefused { .. }
+            | Fact::NotStarted { why: "an older epoch" | "its lease has ended", .. } => {
                 reached.insert("refused");
             }
             Fact::EngineDown { why: "its lease has ended", .. } => {

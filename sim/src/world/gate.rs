@@ -10,7 +10,7 @@ use steadfast_core::ids::NodeName;
 
 use super::{Answer, Ask, Earlier, State, World};
 use crate::exec::ProcessId;
-use crate::fault::Fault;
+use crate::fault::{Class, Fault, Telling};
 use crate::hash;
 use crate::model::host::Way;
 use crate::model::{Cloud, Fact};
@@ -34,8 +34,16 @@ struct Asked {
     site: usize,
     nth: u32,
     label: u64,
+    question: Option<u64>,
+    writes: bool,
     fault: Option<Fault>,
     ways: (u64, u64),
+}
+
+/// What a call has come to, and its entry in the trace.
+struct Effected<T> {
+    answer: Result<T>,
+    entry: Entry,
 }
 
 impl Caller {
@@ -94,7 +102,7 @@ impl Caller {
     /// Makes a call: it travels, takes effect, and its answer travels back; or it goes wrong.
     ///
     /// A call that is lost never returns. What is on its way arrives, whatever becomes of the caller. `effect` is
-    /// asked twice if the call is duplicated.
+    /// carried out twice if the call is duplicated.
     ///
     /// # Errors
     /// What `effect` says, or a fault.
@@ -103,9 +111,8 @@ impl Caller {
         ask: Ask<'_>,
         effect: impl Fn(&mut Cloud, Time) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
-        let asked = self.ask(ask);
+        let mut asked = self.ask(ask);
         self.world().pull_trigger(asked.label, asked.nth);
-        let mut ways = asked.ways;
         match asked.fault {
             Some(Fault::CrashBefore) => {
                 self.world().crash(self.process());
@@ -116,30 +123,25 @@ impl Caller {
                 yield_once().await;
             }
             Some(Fault::RequestLost) => return pending().await,
-            Some(Fault::Slow(by)) => ways = (ways.0 + by, ways.1 + by),
-            Some(Fault::LateEffect(by)) => ways.0 += by,
+            Some(Fault::Slow(by)) => asked.ways = (asked.ways.0 + by, asked.ways.1 + by),
+            Some(Fault::LateEffect(by)) => asked.ways.0 += by,
             _ => {}
         }
         let (answered, answer) = oneshot::channel();
         let (caller, operation, local) = (self.clone(), ask.operation, ask.local);
-        let effect = Arc::new(effect);
-        if let Some(Fault::Duplicate(by)) = asked.fault {
-            let (world, again) = (self.world().clone(), Arc::clone(&effect));
-            let (label, nth) = (asked.label, asked.nth);
-            self.world().0.exec.at(self.world().now().plus_millis(ways.0 + by), move || {
-                // Nobody hears what the second time comes to.
-                let before =
-                    world.look(|state| (state.cloud.truth.facts().len(), state.cloud.store.changes()));
-                drop(world.act(|cloud, now| again(cloud, now)));
-                let after =
-                    world.look(|state| (state.cloud.truth.facts().len(), state.cloud.store.changes()));
-                if before != after {
-                    world.direct(|state, _| state.faults.note_changed(label, nth));
-                }
-            });
-        }
-        self.world().0.exec.at(self.world().now().plus_millis(ways.0), move || {
-            caller.arrive(&asked, operation, local, ways.1, &*effect, answered);
+        let arrival = self.world().now().plus_millis(asked.ways.0);
+        self.world().0.exec.at(arrival, move || {
+            if let Some(Fault::Duplicate(by)) = asked.fault {
+                // The first time nobody hears.
+                let Some(first) = caller.take_effect(&asked, operation, local, &effect) else { return };
+                let again = caller.world().now().plus_millis(by);
+                let exec = caller.world().exec().clone();
+                exec.at(again, move || {
+                    caller.arrive_again(&asked, &first, (operation, local), effect, answered)
+                });
+            } else if let Some(effected) = caller.take_effect(&asked, operation, local, &effect) {
+                caller.reply(&asked, local, effected, answered);
+            }
         });
         match answer.await {
             Ok(answer) => answer,
@@ -155,15 +157,15 @@ impl Caller {
         let state = &mut *guard;
         let (site, nth) =
             state.sites.count(&self.0.actor, workflow, ask.operation, ask.resource, (ask.writes, ask.local));
-        let label = state.sites.all().get(site).map_or(0, |site| site.label);
+        let (label, question) =
+            state.sites.all().get(site).map_or((0, None), |site| (site.label, site.question));
         let fault = state
             .faults
             .befall(now, label, nth)
             .filter(|fault| fault.class().applies(ask.operation, ask.writes, ask.local));
         let span = if ask.local { (0, 1) } else { state.cloud.profile.call_ms };
         let way = |way: u64| hash::draw_in(span, self.world().0.seed, label, u64::from(nth) * 2 + way);
-        let entry =
-            Entry { at: now, site: u32::try_from(site).unwrap_or(FACT), nth, stage: Stage::Asked, digest: 0 };
+        let entry = Entry::new(now, u32::try_from(site).unwrap_or(FACT), nth, Stage::Asked, 0);
         state.trace.push(entry, label);
         if let (Some(fault), Some(site)) = (fault, state.sites.all().get(site)) {
             let key = site.key(nth);
@@ -174,23 +176,22 @@ impl Caller {
             state.cloud.truth.note(now, Fact::Fault { text });
             self.world().follow_up(state, now);
         }
-        Asked { site, nth, label, fault, ways: (way(0), way(1)) }
+        Asked { site, nth, label, question, writes: ask.writes, fault, ways: (way(0), way(1)) }
     }
 
-    fn arrive<T: Answer>(
+    /// What a call does where it arrives, and what is to be answered; none: it is lost.
+    fn take_effect<T: Answer>(
         &self,
         asked: &Asked,
         operation: &'static str,
         local: bool,
-        back: u64,
-        effect: &(dyn Fn(&mut Cloud, Time) -> Result<T> + Send + Sync),
-        answered: oneshot::Sender<Result<T>>,
-    ) {
+        effect: &(impl Fn(&mut Cloud, Time) -> Result<T> + ?Sized),
+    ) -> Option<Effected<T>> {
         let now = self.world().now();
         let mut guard = self.world().state();
         let state = &mut *guard;
         if if local { self.is_off(state) } else { self.is_mute(state) } {
-            return;
+            return None;
         }
         let contract = operation.split_once('.').map_or(operation, |(contract, _)| contract);
         let refuse = |kind| Error::new(kind, "simulator", operation, "", "on purpose").without_effect();
@@ -205,23 +206,56 @@ impl Caller {
             }
             _ => effect(&mut state.cloud, now),
         };
-        let answer = state.distort(asked, answer);
+        let (answer, telling) = match answer {
+            Ok(answer) => state.distort(asked, operation, local, now, answer),
+            Err(error) => (Err(error), Telling::default()),
+        };
         let digest = match &answer {
             Ok(answer) => answer.digest(),
             Err(error) => hash::of_text(error.message()) ^ error.kind() as u64,
         };
         let site = u32::try_from(asked.site).unwrap_or(FACT);
-        let mut entry = Entry { at: now, site, nth: asked.nth, stage: Stage::Effect, digest };
+        let entry = Entry { telling, ..Entry::new(now, site, asked.nth, Stage::Effect, digest) };
         state.trace.push(entry, asked.label);
         self.world().follow_up(state, now);
-        drop(guard);
+        Some(Effected { answer, entry })
+    }
+
+    /// The second arrival of a call that something below its caller has made twice.
+    fn arrive_again<T: Answer>(
+        &self,
+        asked: &Asked,
+        first: &Effected<T>,
+        (operation, local): (&'static str, bool),
+        effect: impl Fn(&mut Cloud, Time) -> Result<T>,
+        answered: oneshot::Sender<Result<T>>,
+    ) {
+        let changes =
+            || self.world().look(|state| (state.cloud.truth.facts().len(), state.cloud.store.changes()));
+        let before = changes();
+        let Some(second) = self.take_effect(asked, operation, local, &effect) else { return };
+        if changes() != before || second.entry.digest != first.entry.digest {
+            self.world().direct(|state, _| state.faults.note_changed(asked.label, asked.nth));
+        }
+        self.reply(asked, local, second, answered);
+    }
+
+    /// Sends the answer on its way back.
+    fn reply<T: Answer>(
+        &self,
+        asked: &Asked,
+        local: bool,
+        effected: Effected<T>,
+        answered: oneshot::Sender<Result<T>>,
+    ) {
         match asked.fault {
             Some(Fault::ResponseLost | Fault::LateEffect(_)) => return,
             Some(Fault::CrashAfter) => return self.world().crash(self.process()),
             _ => {}
         }
         let (caller, label) = (self.clone(), asked.label);
-        self.world().0.exec.at(now.plus_millis(back), move || {
+        let Effected { answer, mut entry } = effected;
+        self.world().0.exec.at(entry.at.plus_millis(asked.ways.1), move || {
             let mut state = caller.world().state();
             if !local && caller.is_cut(&state) {
                 return;
@@ -237,44 +271,53 @@ impl Caller {
 }
 
 impl State {
-    /// What the caller is told instead of `answer`.
-    fn distort<T: Answer>(&mut self, asked: &Asked, answer: Result<T>) -> Result<T> {
-        let mut answer = answer?;
-        if asked.fault == Some(Fault::PartialList) {
-            let changed = answer.truncate();
-            if changed {
-                self.faults.note_changed(asked.label, asked.nth);
+    /// What the caller is told instead of `answer`, and what it might have been told.
+    fn distort<T: Answer>(
+        &mut self,
+        asked: &Asked,
+        operation: &'static str,
+        local: bool,
+        now: Time,
+        mut answer: T,
+    ) -> (Result<T>, Telling) {
+        let can = |class: Class| class.applies(operation, asked.writes, local);
+        let earlier = if can(Class::StaleRead) { self.earlier(asked, now, &answer) } else { None };
+        let telling =
+            Telling { stale: earlier.is_some(), partial: can(Class::PartialList) && answer.can_shorten() };
+        let told = match asked.fault {
+            Some(Fault::StaleRead) => earlier,
+            Some(Fault::PartialList) if telling.partial => {
+                answer.shorten();
+                Some(answer.clone())
             }
-        }
-        if !self.faults.may_be_stale() {
-            return Ok(answer);
-        }
-        let digest = answer.digest();
-        let stale = asked.fault == Some(Fault::StaleRead);
-        let told = match self.earlier.get_mut(&asked.label) {
-            None => {
-                let last = Box::new(answer.clone());
-                self.earlier.insert(asked.label, Earlier { digest, last, before: None });
-                None
-            }
-            Some(earlier) => {
-                if earlier.digest != digest {
-                    let last = std::mem::replace(&mut earlier.last, Box::new(answer.clone()));
-                    earlier.before = Some(last);
-                    earlier.digest = digest;
-                }
-                earlier
-                    .before
-                    .as_ref()
-                    .filter(|_| stale)
-                    .and_then(|before| before.downcast_ref::<T>())
-                    .cloned()
-            }
+            _ => None,
         };
         if told.is_some() {
             self.faults.note_changed(asked.label, asked.nth);
         }
-        Ok(told.unwrap_or(answer))
+        (Ok(told.unwrap_or(answer)), telling)
+    }
+
+    /// What the same question was answered before the answer became this one, if that was not too long ago.
+    fn earlier<T: Answer>(&mut self, asked: &Asked, now: Time, answer: &T) -> Option<T> {
+        let question = asked.question.filter(|_| self.cloud.profile.stale_ms > 0)?;
+        let digest = answer.digest();
+        let Some(known) = self.earlier.get_mut(&question) else {
+            let last = Box::new(answer.clone());
+            self.earlier.insert(question, Earlier { digest, last, at: now, before: None });
+            return None;
+        };
+        if known.digest != digest {
+            known.digest = digest;
+            known.before = Some((std::mem::replace(&mut known.last, Box::new(answer.clone())), known.at));
+        }
+        known.at = now;
+        let (before, at) = known.before.as_ref()?;
+        if now.since(*at).as_millis() > u128::from(self.cloud.profile.stale_ms) {
+            known.before = None;
+            return None;
+        }
+        before.downcast_ref::<T>().cloned()
     }
 }
 

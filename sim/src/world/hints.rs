@@ -67,7 +67,7 @@ impl World {
         let (site, nth) = state.sites.count(watcher.caller.actor(), "watch", HINT, &role, (false, false));
         let index = u32::try_from(site).unwrap_or(FACT);
         let Some(site) = state.sites.all().get(site) else { return false };
-        let entry = Entry { at: now, site: index, nth, stage: Stage::Asked, digest: 0 };
+        let entry = Entry::new(now, index, nth, Stage::Asked, 0);
         state.trace.push(entry, site.label);
         let missed =
             state.faults.befall(now, site.label, nth).is_some_and(|f| f.class() == Class::MissedEvent);

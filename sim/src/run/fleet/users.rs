@@ -1,0 +1,142 @@
+//! The users of a cluster: what they ask, until they are answered.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_core::control::{Control, ControlError, ControlResult, Guard};
+use steadfast_core::ids::{NodeName, Revision, ServiceName};
+
+use super::Fleet;
+use crate::env::{self, MachineClock};
+use crate::run::scenario::ServiceFile;
+
+/// What a request decides for good: a service, and what of it.
+///
+/// Of two requests under way at once either may come first, and then it is open which of them is wanted at the end.
+/// Whoever means the second one waits for the answer to the first, and so do the users of a run: otherwise the rule that
+/// what is wanted is reached would expect what nobody has promised.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Decides(Option<(String, &'static str)>);
+
+impl Decides {
+    fn new(service: &str, what: &'static str) -> Self {
+        Decides(Some((service.to_owned(), what)))
+    }
+
+    /// What an operation decides: nothing, if the same is wanted after it as before.
+    fn of(service: &str, operation: &str) -> Self {
+        match operation {
+            "stop" | "start" | "delete" | "undelete" => Decides::new(service, "existence"),
+            "pause" | "resume" => Decides::new(service, "pause"),
+            "roll_back" => Decides::new(service, "file"),
+            _ if operation.starts_with("scale to ") => Decides::new(service, "members"),
+            _ => Decides::default(),
+        }
+    }
+
+    fn same(&self, other: &Decides) -> bool {
+        self.0.is_some() && self == other
+    }
+}
+
+impl Fleet {
+    /// Lets a user ask, again and again until a server has answered; but not before what was asked earlier and decides
+    /// the same has its answer.
+    fn ask_until<F>(self: &Arc<Self>, decides: Decides, ask: impl Fn(Control, Guard) -> F + Send + 'static)
+    where
+        F: Future<Output = ControlResult<()>> + Send,
+    {
+        let asked = {
+            let mut state = self.state();
+            state.asked += 1;
+            let asked = state.asked;
+            state.unanswered.insert(asked, decides.clone());
+            asked
+        };
+        let guard = Guard { idempotency_key: Some(format!("user-{asked}")), if_index: None };
+        let clock = MachineClock::new(self.world.exec().clone(), env::ClockSkew::default());
+        let env = env::environment(self.world.exec(), self.user, &clock, self.world.seed());
+        let fleet = Arc::downgrade(self);
+        let asking = async move {
+            loop {
+                let Some(strong) = fleet.upgrade() else { return };
+                let waits = strong.state().unanswered.range(..asked).any(|(_, other)| other.same(&decides));
+                let control = strong.state().servers.values().next().map(|(_, control)| control.clone());
+                drop(strong);
+                if let Some(control) = control.filter(|_| !waits) {
+                    let answer = env.timeout(Duration::from_secs(30), ask(control, guard.clone())).await;
+                    match answer {
+                        Some(Ok(()) | Err(ControlError::Invalid(_) | ControlError::NotFound { .. })) => {
+                            let Some(fleet) = fleet.upgrade() else { return };
+                            fleet.state().unanswered.remove(&asked);
+                            return;
+                        }
+                        Some(Err(error)) => tracing::debug!(%error, "a user is refused"),
+                        None => {}
+                    }
+                }
+                env.clock().sleep(Duration::from_secs(1)).await;
+            }
+        };
+        self.world.exec().spawn(self.user, "user", Box::pin(asking));
+    }
+
+    /// Lets a user apply a service file.
+    pub fn apply(self: &Arc<Self>, file: &ServiceFile) {
+        let input = file.input();
+        self.ask_until(Decides::new(&file.name, "file"), move |control, guard| {
+            let input = input.clone();
+            async move { control.apply(input, guard).await.map(drop) }
+        });
+    }
+
+    /// Lets a user bring a service to another service file.
+    pub fn upgrade(self: &Arc<Self>, file: &ServiceFile) {
+        let Ok(name) = file.name.parse::<ServiceName>() else { return };
+        let input = file.input();
+        self.ask_until(Decides::new(&file.name, "file"), move |control, guard| {
+            let (name, input) = (name.clone(), input.clone());
+            async move { control.upgrade(&name, input, guard).await.map(drop) }
+        });
+    }
+
+    /// Lets a user ask for an operation.
+    pub fn ask(self: &Arc<Self>, operation: &str, service: &str) {
+        let Ok(name) = service.parse::<ServiceName>() else { return };
+        let decides = Decides::of(service, operation);
+        let operation = operation.to_owned();
+        self.ask_until(decides, move |control, guard| {
+            let (name, operation) = (name.clone(), operation.clone());
+            async move {
+                if let Some(to) = operation.strip_prefix("switchover to ").and_then(|to| to.parse().ok()) {
+                    return control.switchover(&name, None, Some(to), guard).await.map(drop);
+                }
+                if let Some(replicas) = operation.strip_prefix("scale to ").and_then(|to| to.parse().ok()) {
+                    return control.scale(&name, None, replicas, guard).await.map(drop);
+                }
+                match operation.as_str() {
+                    "stop" => control.stop(&name, guard).await.map(drop),
+                    "start" => control.start(&name, guard).await.map(drop),
+                    "restart" => control.restart(&name, guard).await.map(drop),
+                    "switchover" => control.switchover(&name, None, None, guard).await.map(drop),
+                    "roll_back" => control.roll_back(&name, Revision(1), guard).await.map(drop),
+                    "delete" => control.delete(&name, guard).await.map(drop),
+                    "pause" => control.pause(&name).await.map(drop),
+                    "resume" => control.resume(&name).await.map(drop),
+                    _ => control.undelete(&name, guard).await.map(drop),
+                }
+            }
+        });
+    }
+
+    /// Lets an operator confirm that a node's present life is over.
+    pub fn confirm_dead(self: &Arc<Self>, node: &NodeName) {
+        let life = self.world.look(|state| state.cloud.hosts.get(node).and_then(|h| h.incarnation.clone()));
+        let (Some(life), node) = (life, node.clone()) else { return };
+        self.ask_until(Decides::default(), move |control, _| {
+            let (node, life) = (node.clone(), life.clone());
+            async move { control.confirm_dead(&node, &life).await.map(drop) }
+        });
+    }
+}
