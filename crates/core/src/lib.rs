@@ -32,6 +32,7 @@ mod schema;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod text;
 pub mod volume;
 pub mod workflow;
 #[cfg(feature = "testing")]

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 
 /// A fully qualified domain name in lower case, without the final dot.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainName(Arc<str>);
+
+crate::text::is_text!(DomainName);
 
 /// A text that is not a domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,19 +84,6 @@ fn is_label(label: &str) -> bool {
 impl InvalidDomainName {
     fn of(text: &str) -> Self {
         InvalidDomainName(text.chars().take(80).collect())
-    }
-}
-
-impl TryFrom<String> for DomainName {
-    type Error = InvalidDomainName;
-    fn try_from(text: String) -> Result<Self, InvalidDomainName> {
-        text.parse()
-    }
-}
-
-impl From<DomainName> for String {
-    fn from(name: DomainName) -> String {
-        name.0.as_ref().to_owned()
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 /// A key, or a prefix of keys: segments joined by `/`.
 ///
 /// Segments are of `A-Z a-z 0-9 - _ . : @`, not empty, and neither `.` nor `..`; a key is at most 512 bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
+
+crate::text::is_text!(Key);
 
 /// A text that is not a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,12 +81,6 @@ fn joined<S: AsRef<str>>(mut text: String, segments: impl IntoIterator<Item = S>
         text.push_str(segment.as_ref());
     }
     text
-}
-
-impl From<Key> for String {
-    fn from(key: Key) -> String {
-        key.0
-    }
 }
 
 // Keys are ordered as their text is, so a map of keys can be searched by text.

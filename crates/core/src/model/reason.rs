@@ -1,8 +1,8 @@
 //! Why: the closed list of reason codes that users see.
 
+use std::convert::Infallible;
 use std::fmt;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::str::FromStr;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
@@ -26,12 +26,16 @@ macro_rules! reasons {
                     Reason::Other(code) => code,
                 }
             }
+        }
 
-            fn parse(text: &str) -> Self {
-                match text {
+        impl FromStr for Reason {
+            type Err = Infallible;
+
+            fn from_str(text: &str) -> Result<Self, Infallible> {
+                Ok(match text {
                     $(stringify!($name) => Reason::$name,)+
                     other => Reason::Other(other.to_owned()),
-                }
+                })
             }
         }
     };
@@ -189,14 +193,4 @@ impl fmt::Display for Reason {
     }
 }
 
-impl Serialize for Reason {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Reason {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Reason::parse(&String::deserialize(deserializer)?))
-    }
-}
+crate::text::is_text!(Reason);
