@@ -35,8 +35,8 @@ use restarts::Restarts;
 /// What is recorded of the member and its service.
 #[derive(Debug, Clone)]
 struct Known {
-    member: Member,
-    service: Service,
+    member: Arc<Member>,
+    service: Arc<Service>,
     revision: Arc<SpecRevision>,
 }
 

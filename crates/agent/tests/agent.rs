@@ -39,7 +39,7 @@ async fn an_assigned_member_is_claimed_initialised_started_and_led() {
     let status = world.serving("node-1", 0).await;
     assert_eq!((status.role, status.role_term, status.epoch), (Role::Primary, RoleTerm(1), Epoch(1)));
     let member = world.until_member("it is recorded", 0, |member| member.phase == MemberPhase::Serving).await;
-    assert_eq!(member.initialised.unwrap().engine_version, "7.0.15");
+    assert_eq!(member.initialised.as_ref().unwrap().engine_version, "7.0.15");
     assert_eq!(ask(world.address(0).await, &["SET", "k", "v"]).await.unwrap(), "+OK\r\n+OK\r\n");
     let identity = fs::read_to_string(world.volume(0).join("identity.json")).unwrap();
     assert!(identity.contains("\"m0\"") && identity.contains("\"initialised\": true"), "{identity}");

@@ -18,14 +18,17 @@
 //! | `tasks/NODE/MEMBER` | assignments of the process orchestrator |
 //! | `dns/…`, `ip/…` | state of backends that keep theirs in the store |
 
+mod decoded;
 mod nodes;
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use decoded::Decoded;
 use nodes::NodeCache;
 pub use nodes::NodeRecords;
 
@@ -49,6 +52,7 @@ pub struct Store {
     records: Records,
     cluster: ClusterName,
     nodes: Arc<NodeCache>,
+    decoded: Arc<Decoded>,
 }
 
 /// How many records one scan asks for.
@@ -66,7 +70,12 @@ impl Store {
         let prefix = Key::new([PREFIX, cluster.as_str()]).map_err(|error| {
             crate::Error::new(crate::ErrorKind::Internal, "store", "open", &cluster, error).without_effect()
         })?;
-        Ok(Store { records: Records::new(db, entropy, prefix), cluster, nodes: Arc::default() })
+        Ok(Store {
+            records: Records::new(db, entropy, prefix),
+            cluster,
+            nodes: Arc::default(),
+            decoded: Arc::default(),
+        })
     }
 
     /// The cluster.
@@ -120,8 +129,8 @@ impl Store {
     }
 
     /// A service.
-    pub async fn service(&self, name: &ServiceName) -> Result<Option<Versioned<Service>>> {
-        self.records.get(&self.service_key(name)?).await
+    pub async fn service(&self, name: &ServiceName) -> Result<Option<Versioned<Arc<Service>>>> {
+        self.shared(&self.service_key(name)?).await
     }
 
     /// Every service, by name.
@@ -156,13 +165,21 @@ impl Store {
         &self,
         service: &ServiceName,
         member: &MemberName,
-    ) -> Result<Option<Versioned<Member>>> {
-        self.records.get(&self.member_key(service, member)?).await
+    ) -> Result<Option<Versioned<Arc<Member>>>> {
+        self.shared(&self.member_key(service, member)?).await
     }
 
     /// The members of a service, by name.
-    pub async fn members(&self, service: &ServiceName) -> Result<Vec<Versioned<Member>>> {
-        self.all(self.records.key(["members", service.as_str()])?).await
+    pub async fn members(&self, service: &ServiceName) -> Result<Vec<Versioned<Arc<Member>>>> {
+        let mut found = Vec::new();
+        let prefix = self.records.key(["members", service.as_str()])?;
+        self.records
+            .each(&prefix, |key, record| {
+                found.push(self.decoded.of(&self.records, &key, record)?);
+                Ok(())
+            })
+            .await?;
+        Ok(found)
     }
 
     /// Every member of the cluster.
@@ -171,11 +188,15 @@ impl Store {
     }
 
     /// The services after `after` by name that are not deleted, at most `limit`.
-    pub async fn live_services(&self, after: Option<&str>, limit: usize) -> Result<Vec<Versioned<Service>>> {
+    pub async fn live_services(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Versioned<Arc<Service>>>> {
         let prefix = self.records.key(["services"])?;
         // A text that cannot be a name is after some names all the same.
         let mut from = after.and_then(|after| self.records.key(["services", after]).ok());
-        let mut live: Vec<Versioned<Service>> = Vec::new();
+        let mut live: Vec<Versioned<Arc<Service>>> = Vec::new();
         loop {
             let wanted = (limit - live.len()).clamp(1, PAGE);
             let page = self.records.db().scan(&prefix, from.as_ref(), wanted).await?;
@@ -183,7 +204,7 @@ impl Store {
             for (key, record) in page.items {
                 let body: Service = self.records.decode(&key, &record.value)?;
                 if !body.deleted && after.is_none_or(|after| body.name.as_str() > after) {
-                    live.push(Versioned { version: record.version, body });
+                    live.push(Versioned { version: record.version, body: Arc::new(body) });
                 }
             }
             if live.len() >= limit || !page.more || from.is_none() {
@@ -197,8 +218,8 @@ impl Store {
     pub async fn members_of<'a>(
         &self,
         services: impl IntoIterator<Item = &'a ServiceName>,
-    ) -> Result<BTreeMap<&'a str, Vec<Versioned<Member>>>> {
-        let mut found: BTreeMap<&str, Vec<Versioned<Member>>> =
+    ) -> Result<BTreeMap<&'a str, Vec<Versioned<Arc<Member>>>>> {
+        let mut found: BTreeMap<&str, Vec<Versioned<Arc<Member>>>> =
             services.into_iter().map(|service| (service.as_str(), Vec::new())).collect();
         // In the order of their members' keys, where `a-b/` comes before `a/`.
         let last = found.keys().map(|service| format!("{service}/")).max();
@@ -216,7 +237,7 @@ impl Store {
                 }
                 let service = key.as_str()[prefix.as_str().len() + 1..].split('/').next().unwrap_or_default();
                 if let Some(members) = found.get_mut(service) {
-                    let body = self.records.decode(&key, &record.value)?;
+                    let body = Arc::new(self.records.decode(&key, &record.value)?);
                     members.push(Versioned { version: record.version, body });
                 }
             }
@@ -234,8 +255,8 @@ impl Store {
     }
 
     /// An operation.
-    pub async fn operation(&self, id: &OperationId) -> Result<Option<Versioned<Operation>>> {
-        self.records.get(&self.operation_key(id)?).await
+    pub async fn operation(&self, id: &OperationId) -> Result<Option<Versioned<Arc<Operation>>>> {
+        self.shared(&self.operation_key(id)?).await
     }
 
     /// Every operation, by id (which begins with its time).
@@ -276,11 +297,12 @@ impl Store {
     }
 
     /// Writes what has changed over what was read. Nothing changed writes nothing.
-    pub async fn write<T>(&self, key: &Key, before: &Versioned<T>, after: &T) -> Result<WriteOutcome>
+    pub async fn write<T, B>(&self, key: &Key, before: &Versioned<B>, after: &T) -> Result<WriteOutcome>
     where
         T: Serialize + PartialEq + Sync,
+        B: Borrow<T> + Sync,
     {
-        self.write_over(key, &before.version, &before.body, after).await
+        self.write_over(key, &before.version, before.body.borrow(), after).await
     }
 
     /// As [`write`](Self::write), for those who keep record and version apart.
@@ -298,6 +320,14 @@ impl Store {
             return Ok(WriteOutcome::Applied(version.clone()));
         }
         self.records.update(key, after, version).await
+    }
+
+    async fn shared<T>(&self, key: &Key) -> Result<Option<Versioned<Arc<T>>>>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        let record = self.records.db().get(key).await?;
+        record.map(|record| self.decoded.of(&self.records, key, record)).transpose()
     }
 
     async fn all<T: DeserializeOwned>(&self, prefix: Key) -> Result<Vec<Versioned<T>>> {

@@ -251,7 +251,7 @@ impl World {
     /// What the store says.
     pub async fn holder(&self, service: &ServiceName, member: &MemberName) -> Result<Option<NodeName>> {
         let found = self.store(Arc::new(self.db.clone()))?.member(service, member).await?;
-        Ok(found.and_then(|found| found.body.holder).map(|holder| holder.node))
+        Ok(found.and_then(|found| found.body.holder.as_ref().map(|holder| holder.node.clone())))
     }
 }
 

@@ -45,7 +45,7 @@ fn member(ordinal: u32) -> MemberName {
 
 async fn record(world: &World, ordinal: u32) -> Member {
     let store = world.store(Arc::new(world.db.clone())).unwrap();
-    store.member(&service(), &member(ordinal)).await.unwrap().unwrap().body
+    Member::clone(&store.member(&service(), &member(ordinal)).await.unwrap().unwrap().body)
 }
 
 async fn healthy(world: &mut World, server: &Control) {
@@ -134,7 +134,7 @@ async fn plain_claimant(world: &World, node: &NodeName) -> Claimant {
 async fn place(world: &World, ordinal: u32, node: &NodeName) {
     let store = world.store(Arc::new(world.db.clone())).unwrap();
     let found = store.member(&service(), &member(ordinal)).await.unwrap().unwrap();
-    let mut changed = found.body.clone();
+    let mut changed = Member::clone(&found.body);
     changed.placed_on = Some(node.clone());
     let key = store.member_key(&service(), &member(ordinal)).unwrap();
     assert!(matches!(store.write(&key, &found, &changed).await.unwrap(), WriteOutcome::Applied(_)));

@@ -267,7 +267,7 @@ async fn run(workflow: Workflow, victim: Victim, writes: u32) -> Option<End> {
 /// Every operation on record has ended, or is its service's.
 async fn assert_operations_ended(server: &Control) {
     let running = match server.store().service(&service()).await.unwrap() {
-        Some(found) => found.body.operation,
+        Some(found) => found.body.operation.clone(),
         None => None,
     };
     for operation in server.operations(None).await.unwrap() {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast_core::control::{Control, ControlError, Guard};
@@ -38,12 +39,12 @@ async fn to(server: &Control, replicas: u32) -> Operation {
     server.scale(&orders(), None, replicas, Guard::default()).await.unwrap()
 }
 
-async fn service(server: &Control) -> Service {
+async fn service(server: &Control) -> Arc<Service> {
     server.store().service(&orders()).await.unwrap().unwrap().body
 }
 
 async fn group(server: &Control) -> Group {
-    service(server).await.groups.into_values().next().unwrap()
+    service(server).await.groups.values().next().unwrap().clone()
 }
 
 async fn tick(world: &mut World, server: &Control) {

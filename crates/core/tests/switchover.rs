@@ -230,8 +230,8 @@ async fn a_restart_falls_back_to_in_place_once_and_says_so() {
     assert!(restarts.iter().any(|text| text.contains("in place: orders-1 was to take over")), "{restarts:?}");
     assert_eq!(said(&server, Reason::Switchover).await.len(), 1, "tried once");
     // The failure is forgotten, so that the next restart tries again.
-    let role =
-        server.store().service(&orders()).await.unwrap().unwrap().body.roles.into_values().next().unwrap();
+    let service = server.store().service(&orders()).await.unwrap().unwrap().body;
+    let role = service.roles.values().next().unwrap();
     assert_eq!(role.successor, None);
 }
 

@@ -269,7 +269,8 @@ impl MemberTask {
             return Ok(None);
         }
         let store = &self.parts().store;
-        let holder = store.member(&known.member.service, leader).await?.and_then(|found| found.body.holder);
+        let holder =
+            store.member(&known.member.service, leader).await?.and_then(|found| found.body.holder.clone());
         let Some(holder) = holder else { return Ok(None) };
         let status = store.node_status(&holder.node).await?;
         let serves = status.is_some_and(|status| {

@@ -249,7 +249,7 @@ impl World {
         let key = self.store.member_key(&service, &name(ordinal)).unwrap();
         loop {
             let before = self.store.member(&service, &name(ordinal)).await.unwrap().unwrap();
-            let mut after = before.body.clone();
+            let mut after = Member::clone(&before.body);
             change(&mut after);
             let written = self.store.write(&key, &before, &after).await.unwrap();
             if matches!(written, steadfast_core::metadata::WriteOutcome::Applied(_)) {
@@ -263,7 +263,7 @@ impl World {
         let key = self.store.service_key(&service).unwrap();
         loop {
             let before = self.store.service(&service).await.unwrap().unwrap();
-            let mut after = before.body.clone();
+            let mut after = Service::clone(&before.body);
             change(after.roles.get_mut(&GroupName::main()).unwrap());
             let written = self.store.write(&key, &before, &after).await.unwrap();
             if matches!(written, steadfast_core::metadata::WriteOutcome::Applied(_)) {
@@ -292,12 +292,12 @@ impl World {
         self.backends.orchestrator.apply(&workload).await.unwrap();
     }
 
-    pub async fn member(&self, ordinal: u32) -> Member {
+    pub async fn member(&self, ordinal: u32) -> Arc<Member> {
         self.store.member(&ServiceName::service(), &name(ordinal)).await.unwrap().unwrap().body
     }
 
     pub async fn address(&self, ordinal: u32) -> IpAddr {
-        self.member(ordinal).await.address.unwrap().address
+        self.member(ordinal).await.address.as_ref().unwrap().address
     }
 
     pub async fn status(&self, node: &str, ordinal: u32) -> Option<MemberStatus> {
@@ -354,7 +354,7 @@ impl World {
         what: &str,
         ordinal: u32,
         condition: impl Fn(&Member) -> bool,
-    ) -> Member {
+    ) -> Arc<Member> {
         let end = Instant::now() + DEADLINE;
         loop {
             let member = self.member(ordinal).await;

@@ -1,6 +1,7 @@
 //! Admission: what can be seen to be wrong before anything is written.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{Control, ControlError, ControlResult, PlanReport, Planned, Resolved};
 use crate::ids::{MemberName, ServiceName};
@@ -108,7 +109,8 @@ impl Control {
             })
             .collect();
         let mut near = self.services_above(&spec.name).await?;
-        near.extend(self.store.services_beginning_with(&format!("{}-", spec.name)).await?);
+        let longer = self.store.services_beginning_with(&format!("{}-", spec.name)).await?;
+        near.extend(longer.into_iter().map(Arc::new));
         for other in near.into_iter().filter(|other| !other.deleted) {
             let clash = other.member_names().find(|(_, _, name)| own.contains(name));
             if let Some((_, _, name)) = clash {
@@ -123,7 +125,7 @@ impl Control {
     }
 
     /// The services named by what stands before each `-` of a name.
-    async fn services_above(&self, name: &ServiceName) -> ControlResult<Vec<Service>> {
+    async fn services_above(&self, name: &ServiceName) -> ControlResult<Vec<Arc<Service>>> {
         let mut found = Vec::new();
         for (position, _) in name.as_str().match_indices('-') {
             if let Ok(shorter) = name.as_str()[..position].parse::<ServiceName>() {
@@ -136,7 +138,7 @@ impl Control {
     /// How the spec differs from the one in force.
     pub(super) async fn differences(
         &self,
-        found: &Versioned<Service>,
+        found: &Versioned<Arc<Service>>,
         spec: &ServiceSpec,
     ) -> ControlResult<Vec<Planned>> {
         let Some(SpecRevision { spec: current, .. }) =

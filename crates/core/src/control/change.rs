@@ -1,6 +1,7 @@
 //! Changes: recorded before the call returns, finished by whichever server works on the service.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -74,7 +75,7 @@ impl Control {
     async fn set_paused(&self, name: &ServiceName, paused: bool) -> ControlResult<ServiceView> {
         loop {
             let found = self.live(name).await?;
-            let mut service = found.body.clone();
+            let mut service = Service::clone(&found.body);
             if service.paused != paused {
                 service.paused = paused;
                 let text = if paused { "paused" } else { "resumed" };
@@ -95,7 +96,7 @@ impl Control {
     pub async fn cancel(&self, id: &OperationId) -> ControlResult<Operation> {
         loop {
             let found = self.stored_operation(id).await?;
-            let mut operation = found.body.clone();
+            let mut operation = Operation::clone(&found.body);
             if operation.state == OperationState::Cancelled {
                 return Ok(operation);
             }
@@ -131,7 +132,7 @@ impl Control {
             if found.body.operation.as_ref() != Some(&operation.id) {
                 return Ok(());
             }
-            let mut service = found.body.clone();
+            let mut service = Service::clone(&found.body);
             service.operation = None;
             let key = self.store.service_key(&operation.service)?;
             if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &service).await? {
@@ -189,14 +190,14 @@ impl Control {
                 && let Some(known) = self.store.operation(&id).await?
                 && (known.body.was_begun() || found.body.operation.as_ref() == Some(&id))
             {
-                return Ok(known.body);
+                return Ok(Operation::clone(&known.body));
             }
             self.check_index(Some(&found), &guard)?;
             let superseded = self.check_state(&found.body, kind).await?;
             let aim = self.aim(&found.body, kind, &ask).await?;
             let of = Some(&found.body.id);
             let operation = self.record_operation(id.clone(), kind, name, of, &guard, aim).await?;
-            let mut service = found.body.clone();
+            let mut service = Service::clone(&found.body);
             reshape::take_aim(&mut service, operation.goal.as_ref());
             let now = self.env.clock().wall();
             let reason = match kind {
@@ -306,7 +307,7 @@ impl Control {
             if found.body.state.is_final() {
                 return Ok(());
             }
-            let mut operation = found.body.clone();
+            let mut operation = Operation::clone(&found.body);
             operation.state = OperationState::Superseded;
             operation.updated_at = self.env.clock().wall();
             let key = self.store.operation_key(id)?;
@@ -326,7 +327,7 @@ impl Control {
         Ok(members
             .into_iter()
             .filter(|member| member.body.service_id == service.id)
-            .map(|member| (member.body.name, member.body.generation.next()))
+            .map(|member| (member.body.name.clone(), member.body.generation.next()))
             .collect())
     }
 
@@ -364,7 +365,7 @@ impl Control {
         loop {
             let found = self.stored_operation(&id).await?;
             if found.body.was_begun() {
-                return Ok(found.body);
+                return Ok(Operation::clone(&found.body));
             }
             // Ours of an earlier try that came no further. What is to be done follows from the service as it is now;
             // what was written for a service that is to be made lies under the identity of then.
@@ -397,7 +398,11 @@ impl Control {
         self.env.entropy().token().parse().map_err(|error| internal("id", "new", format!("{error}")))
     }
 
-    pub(super) fn check_index(&self, found: Option<&Versioned<Service>>, guard: &Guard) -> ControlResult<()> {
+    pub(super) fn check_index(
+        &self,
+        found: Option<&Versioned<Arc<Service>>>,
+        guard: &Guard,
+    ) -> ControlResult<()> {
         let Some(expected) = &guard.if_index else { return Ok(()) };
         let index = found.map_or("0", |found| found.version.as_str());
         if expected == index {
@@ -411,14 +416,17 @@ impl Control {
     }
 
     /// A service that is not deleted.
-    pub(super) async fn live(&self, name: &ServiceName) -> ControlResult<Versioned<Service>> {
+    pub(super) async fn live(&self, name: &ServiceName) -> ControlResult<Versioned<Arc<Service>>> {
         match self.store.service(name).await? {
             Some(found) if !found.body.deleted => Ok(found),
             _ => Err(no_service(name)),
         }
     }
 
-    pub(super) async fn stored_operation(&self, id: &OperationId) -> ControlResult<Versioned<Operation>> {
+    pub(super) async fn stored_operation(
+        &self,
+        id: &OperationId,
+    ) -> ControlResult<Versioned<Arc<Operation>>> {
         self.store.operation(id).await?.ok_or_else(|| ControlError::NotFound {
             kind: "operation",
             name: id.to_string(),

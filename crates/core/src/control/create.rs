@@ -1,6 +1,7 @@
 //! Creation: everything a service rests on is written first, then the one record that makes it exist.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::future;
 
@@ -41,7 +42,7 @@ impl Control {
                         && known.body.state.is_final()
                         && known.body.was_begun()
                     {
-                        return Ok(known.body);
+                        return Ok(Operation::clone(&known.body));
                     }
                 }
                 _ => {}
@@ -74,7 +75,7 @@ impl Control {
 
     async fn created_already(
         &self,
-        found: &Versioned<Service>,
+        found: &Versioned<Arc<Service>>,
         admitted: &Admitted,
     ) -> ControlResult<Operation> {
         let differences = self.differences(found, &admitted.spec).await?;
@@ -180,7 +181,7 @@ impl Control {
     }
 
     /// A deleted service makes way for a new one of its name: what it left is kept under its identity.
-    async fn archive(&self, tombstone: &Versioned<Service>) -> ControlResult<()> {
+    async fn archive(&self, tombstone: &Versioned<Arc<Service>>) -> ControlResult<()> {
         let name = &tombstone.body.name;
         let members = self.store.members(name).await?;
         let records = self.store.records();
@@ -189,7 +190,7 @@ impl Control {
                 continue;
             }
             let key = records.key(["deleted", tombstone.body.id.as_str(), member.body.name.as_str()])?;
-            let _there: WriteOutcome = records.create(&key, &member.body).await?;
+            let _there: WriteOutcome = records.create(&key, &*member.body).await?;
             if member.body.phase == MemberPhase::Removed {
                 let key = self.store.member_key(name, &member.body.name)?;
                 if records.delete(&key, &member.version).await? == WriteOutcome::Conflict {
@@ -198,7 +199,7 @@ impl Control {
             }
         }
         let key = records.key(["deleted", tombstone.body.id.as_str(), "service"])?;
-        let _there: WriteOutcome = records.create(&key, &tombstone.body).await?;
+        let _there: WriteOutcome = records.create(&key, &*tombstone.body).await?;
         Ok(())
     }
 }

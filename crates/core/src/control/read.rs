@@ -1,5 +1,7 @@
 //! Reading: views of services, members, nodes, operations and events.
 
+use std::sync::Arc;
+
 use super::change::{no_node, no_service};
 use super::{Control, ControlError, ControlResult, EventView, MemberView, NodeView, ServiceView};
 use crate::controller::{NodeTable, SeenNode, Snapshot};
@@ -69,7 +71,7 @@ impl Control {
     /// # Errors
     /// `NotFound`.
     pub async fn operation(&self, id: &OperationId) -> ControlResult<Operation> {
-        Ok(self.stored_operation(id).await?.body)
+        Ok(Operation::clone(&self.stored_operation(id).await?.body))
     }
 
     /// Events of a service and its members (or of all services), oldest first, the newest `limit` of them. Those
@@ -84,19 +86,19 @@ impl Control {
         limit: usize,
     ) -> ControlResult<Vec<EventView>> {
         let services = match service {
-            Some(name) => vec![self.store.service(name).await?.ok_or_else(|| no_service(name))?],
-            None => self.store.services().await?,
+            Some(name) => vec![self.store.service(name).await?.ok_or_else(|| no_service(name))?.body],
+            None => self.store.services().await?.into_iter().map(|found| Arc::new(found.body)).collect(),
         };
         let mut events = Vec::new();
         for found in services {
-            let name = found.body.name.clone();
+            let name = found.name.clone();
             if service.is_some() {
-                let archived = self.archived_events(&found.body.id, member).await?;
+                let archived = self.archived_events(&found.id, member).await?;
                 events.extend(archived.into_iter().map(|event| EventView { service: name.clone(), event }));
             }
             if member.is_none() {
                 events.extend(
-                    found.body.events.iter().cloned().map(|event| EventView { service: name.clone(), event }),
+                    found.events.iter().cloned().map(|event| EventView { service: name.clone(), event }),
                 );
             }
             for record in self.store.members(&name).await? {
@@ -126,7 +128,7 @@ impl Control {
     }
 
     /// The record of a member, whatever its service.
-    pub(super) async fn find_member(&self, name: &MemberName) -> ControlResult<Member> {
+    pub(super) async fn find_member(&self, name: &MemberName) -> ControlResult<Arc<Member>> {
         // The service is a prefix of the name; the ordinal, and perhaps a group, follow.
         let mut rest = name.as_str();
         while let Some((head, _)) = rest.rsplit_once('-') {

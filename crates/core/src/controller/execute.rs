@@ -1,6 +1,7 @@
 //! Carrying out: one action at a time, each against the versions that the plan was decided on.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::backends::Backends;
 use crate::error::{Error, ErrorKind, Result};
@@ -180,7 +181,7 @@ impl<'a> Executor<'a> {
                     // Undeleted: what it was, with its volumes and the epoch that fenced its last holder.
                     // One that joins again runs what the others do.
                     let joins = service.groups.get(group).is_some_and(|group| group.change.is_some());
-                    let old = old.record.clone();
+                    let old = Member::clone(&old.record);
                     member = Member {
                         placed_on: member.placed_on,
                         run: true,
@@ -382,11 +383,12 @@ impl<'a> Executor<'a> {
         let taken_over = operation.server.as_ref().is_some_and(|server| server != self.server);
         let mut operation = operation.clone();
         operation.server = Some(self.server.clone());
+        let operation = Arc::new(operation);
         let key = self.store.operation_key(&operation.id)?;
-        match self.store.records().update(&key, &operation, version).await? {
+        match self.store.records().update(&key, &*operation, version).await? {
             WriteOutcome::Applied(version) => {
                 snapshot.operation_version = Some(version);
-                snapshot.facts.operation = Some(operation.clone());
+                snapshot.facts.operation = Some(Arc::clone(&operation));
             }
             WriteOutcome::Conflict => return Ok(Progress::Stale),
         }
@@ -455,10 +457,10 @@ impl<'a> Executor<'a> {
         else {
             return Ok(Progress::Stale);
         };
-        let mut record = found.record.clone();
+        let mut record = Member::clone(&found.record);
         change(&mut record, self.env.clock().wall());
         let key = self.store.member_key(&record.service, name)?;
-        let outcome = self.store.write_over(&key, version, &found.record, &record).await?;
+        let outcome = self.store.write_over(&key, version, &*found.record, &record).await?;
         Ok(remember(snapshot, outcome, record))
     }
 
@@ -468,13 +470,13 @@ impl<'a> Executor<'a> {
         change: impl FnOnce(&mut Service, crate::runtime::Timestamp),
     ) -> Result<Progress> {
         let before = &snapshot.facts.service;
-        let mut service = before.clone();
+        let mut service = Service::clone(before);
         change(&mut service, self.env.clock().wall());
         let key = self.store.service_key(&service.name)?;
-        match self.store.write_over(&key, &snapshot.service_version, before, &service).await? {
+        match self.store.write_over(&key, &snapshot.service_version, &**before, &service).await? {
             WriteOutcome::Applied(version) => {
                 snapshot.service_version = version;
-                snapshot.facts.service = service;
+                snapshot.facts.service = Arc::new(service);
                 Ok(Progress::Done)
             }
             WriteOutcome::Conflict => Ok(Progress::Stale),
@@ -518,9 +520,13 @@ fn remember(snapshot: &mut Snapshot, outcome: WriteOutcome, record: Member) -> P
         WriteOutcome::Applied(version) => {
             snapshot.member_versions.insert(record.name.clone(), version);
             match snapshot.facts.members.get_mut(&record.name) {
-                Some(found) => found.record = record,
+                Some(found) => found.record = Arc::new(record),
                 None => {
-                    snapshot.facts.members.insert(record.name.clone(), MemberFacts { record, status: None });
+                    let name = record.name.clone();
+                    snapshot
+                        .facts
+                        .members
+                        .insert(name, MemberFacts { record: Arc::new(record), status: None });
                 }
             }
             Progress::Done

@@ -199,8 +199,8 @@ impl Observer {
 
     async fn assemble(
         &self,
-        service: Versioned<Service>,
-        members: Vec<Versioned<Member>>,
+        service: Versioned<Arc<Service>>,
+        members: Vec<Versioned<Arc<Member>>>,
     ) -> Result<Option<Snapshot>> {
         let Versioned { version, body: service } = service;
         let Some(revision) = self.revision(&service.id, service.revision).await? else { return Ok(None) };

@@ -44,7 +44,7 @@ impl Orphans {
             let since = self.since(&found, now);
             let due = now.since(since) >= GRACE;
             if due && let Some(permit) = shards.permit(&operation.service) {
-                let ended = ended(operation, service.map(|service| service.body), env);
+                let ended = ended(operation, service.as_ref().map(|service| &*service.body), env);
                 let key = store.operation_key(&operation.id)?;
                 if permit.is_valid()
                     && let WriteOutcome::Applied(_) =
@@ -77,10 +77,10 @@ fn tells_of(service: &Service, operation: &Operation) -> bool {
 }
 
 /// How an operation without its service ends.
-fn ended(operation: &Operation, service: Option<Service>, env: &Environment) -> Operation {
+fn ended(operation: &Operation, service: Option<&Service>, env: &Environment) -> Operation {
     let begun = operation.state != OperationState::Pending
         || service.is_some_and(|service| {
-            service.created_by.as_ref() == Some(&operation.id) || tells_of(&service, operation)
+            service.created_by.as_ref() == Some(&operation.id) || tells_of(service, operation)
         });
     let (state, failure) = if begun {
         (OperationState::Superseded, None)

@@ -47,7 +47,7 @@ pub struct NodeFacts {
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberFacts {
     /// The record.
-    pub record: Member,
+    pub record: Arc<Member>,
     /// What the agent that holds it says, if that is fresh and about the present epoch.
     pub status: Option<MemberStatus>,
 }
@@ -63,13 +63,13 @@ impl MemberFacts {
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The service.
-    pub service: Service,
+    pub service: Arc<Service>,
     /// Its revision in force.
     pub revision: Arc<SpecRevision>,
     /// Every revision that it or a member of it has.
     pub revisions: BTreeMap<Revision, Arc<SpecRevision>>,
     /// The operation that is running.
-    pub operation: Option<Operation>,
+    pub operation: Option<Arc<Operation>>,
     /// Its members that have a record.
     pub members: BTreeMap<MemberName, MemberFacts>,
     /// Every node.
@@ -127,7 +127,7 @@ impl Facts {
             .map(|(name, group)| (name, vec![None; group.replicas as usize]))
             .collect();
         for (name, member) in &self.members {
-            let Member { group, ordinal, .. } = &member.record;
+            let Member { group, ordinal, .. } = &*member.record;
             if let Some(place) = found.get_mut(group).and_then(|places| places.get_mut(*ordinal as usize)) {
                 *place = Some((name, member));
             }

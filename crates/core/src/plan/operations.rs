@@ -7,7 +7,7 @@ use crate::model::{Goal, Operation, OperationKind, OperationState, Reason, Step,
 
 /// How far the running operation is, recorded if that has changed.
 pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
-    let Some(operation) = &facts.operation else { return };
+    let Some(operation) = facts.operation.as_deref() else { return };
     // One that was ended as never begun is under way after all if the service has it.
     if operation.state.is_final() && !operation.is_unbegun() {
         plan.actions.push(Action::EndOperation(Box::new(operation.clone())));

@@ -51,7 +51,7 @@ fn demanded(facts: &Facts, name: &MemberName) -> Generation {
 }
 
 fn running(facts: &Facts) -> Option<&Operation> {
-    facts.operation.as_ref().filter(|operation| !operation.state.is_final())
+    facts.operation.as_deref().filter(|operation| !operation.state.is_final())
 }
 
 /// A member in the line.

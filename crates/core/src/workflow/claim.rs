@@ -40,7 +40,7 @@ use crate::volume::VolumeProvider;
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClaimProgress {
     /// Everything is ours; the engine can be started (or, for a release, everything is given back).
-    Prepared(Box<Versioned<Member>>),
+    Prepared(Box<Versioned<Arc<Member>>>),
     /// Something is waited for: call again on a change, or after a while.
     Waiting(Reason, String),
     /// The member is not ours (any more): stop what runs of it here.
@@ -264,7 +264,7 @@ impl Claimant {
         }
     }
 
-    async fn view(&self, found: &Versioned<Member>) -> Result<ClaimView> {
+    async fn view(&self, found: &Versioned<Arc<Member>>) -> Result<ClaimView> {
         let member = &found.body;
         let host = self.zone.child(&member.name).map_err(|error| {
             Error::new(ErrorKind::Invalid, "claim", "name", &member.name, error).without_effect()
@@ -285,7 +285,7 @@ impl Claimant {
         };
         let name = self.registry.resolve(&host, RecordKind::Addresses).await?;
         Ok(ClaimView {
-            member: member.clone(),
+            member: Arc::clone(member),
             node: self.node.clone(),
             incarnation: self.incarnation.clone(),
             evidence: if others.is_empty() {
@@ -330,7 +330,11 @@ impl Claimant {
     }
 
     /// Raises the epoch and appends us to the unreleased holders; `false`: somebody wrote first.
-    async fn raise_epoch(&self, found: &Versioned<Member>, evidence: &[(Holder, Evidence)]) -> Result<bool> {
+    async fn raise_epoch(
+        &self,
+        found: &Versioned<Arc<Member>>,
+        evidence: &[(Holder, Evidence)],
+    ) -> Result<bool> {
         let now = self.env.clock().wall();
         let change = |body: &mut Member| {
             body.epoch = if planted::is(Planted::EpochNotRaised) { body.epoch } else { body.epoch.next() };
@@ -366,9 +370,9 @@ impl Claimant {
     /// Records that everything is ours: earlier holders are dropped, since the volume is attached here.
     async fn prepare(
         &self,
-        found: &Versioned<Member>,
+        found: &Versioned<Arc<Member>>,
         released: &[(Holder, Evidence)],
-    ) -> Result<Option<Versioned<Member>>> {
+    ) -> Result<Option<Versioned<Arc<Member>>>> {
         let now = self.env.clock().wall();
         let change = |body: &mut Member| {
             body.unreleased.retain(|holder| !released.iter().any(|(gone, _)| gone == holder));
@@ -381,14 +385,14 @@ impl Claimant {
     /// Applies `change` to the record as it was read; `None`: somebody wrote first.
     async fn change(
         &self,
-        found: &Versioned<Member>,
+        found: &Versioned<Arc<Member>>,
         change: impl Fn(&mut Member),
-    ) -> Result<Option<Versioned<Member>>> {
-        let mut body = found.body.clone();
+    ) -> Result<Option<Versioned<Arc<Member>>>> {
+        let mut body = Member::clone(&found.body);
         change(&mut body);
         let key = self.store.member_key(&body.service, &body.name)?;
         match self.store.write(&key, found, &body).await? {
-            WriteOutcome::Applied(version) => Ok(Some(Versioned { version, body })),
+            WriteOutcome::Applied(version) => Ok(Some(Versioned { version, body: Arc::new(body) })),
             WriteOutcome::Conflict => Ok(None),
         }
     }

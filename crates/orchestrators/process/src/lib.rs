@@ -148,7 +148,7 @@ impl Orchestrator for ProcessOrchestrator {
     async fn tasks(&self, service: &ServiceName) -> Result<Vec<TaskReport>> {
         // A node says which members it runs, not of which service: those with a record, and those assigned.
         let mut members: BTreeSet<_> =
-            self.store.members(service).await?.into_iter().map(|member| member.body.name).collect();
+            self.store.members(service).await?.into_iter().map(|member| member.body.name.clone()).collect();
         let assigned = assignments::all(&self.store).await?.into_iter().map(|(_, found)| found.body);
         members
             .extend(assigned.filter(|found| found.service == *service).map(|found| found.placement.member));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::address_set;
 use crate::ids::{Incarnation, NodeName, VolumeId};
@@ -27,7 +28,7 @@ pub struct VolumeView {
 #[derive(Debug, Clone)]
 pub struct ClaimView {
     /// The record.
-    pub member: Member,
+    pub member: Arc<Member>,
     /// The claiming node.
     pub node: NodeName,
     /// Its present life.
