@@ -2,11 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+use std::sync::Arc;
+
+use serde_json::json;
+use steadfast_core::backends::Backends;
 use steadfast_core::control::Guard;
 use steadfast_core::ids::{NodeName, ServiceName};
 use steadfast_core::ip::{AddressOutcome, IpProvider};
+use steadfast_core::layer::fault::{Fault, Faults};
+use steadfast_core::model::OperationState;
 use steadfast_core::testing::TestEnvironment;
-use steadfast_core::world::World;
+use steadfast_core::world::{World, service_file};
 
 fn service() -> ServiceName {
     "orders".parse().unwrap()
@@ -27,4 +33,29 @@ async fn an_address_that_a_slow_claim_took_does_not_keep_a_service_from_being_de
     let delete = server.delete(&service(), Guard::default()).await.unwrap();
     world.finish(&server, &delete.id).await.unwrap();
     assert_eq!(world.ips.list().await.unwrap(), []);
+}
+
+/// Volumes are made, whoever made them ends before that is written down, and then the service is deleted.
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_was_made_and_never_recorded_is_deleted_with_its_service_or_listed_as_kept() {
+    for (on_delete, left) in [("delete", 0), ("keep", 3)] {
+        let mut world = World::new(TestEnvironment::new(7).environment, 3).await.unwrap();
+        let faults = Faults::new();
+        faults.after(0, 3, |call| call.operation == "ensure", Fault::LostReply);
+        let plain = world.backends().unwrap();
+        let backends = Backends { volumes: faults.around(plain.volumes.clone()), ..plain };
+        let doomed = world.server("server-1", Arc::new(world.db.clone()), backends).unwrap();
+        let mut file = service_file("orders", 3);
+        file["volumes"] = json!([{"name": "data", "on_delete": on_delete}]);
+        doomed.apply(file, Guard::default()).await.unwrap();
+        for _ in 0..3 {
+            drop(world.round(&doomed).await);
+        }
+        assert_eq!((faults.unfired(), world.volumes.all().len()), (0, 3));
+        let server = world.plain_server("server-2").unwrap();
+        let delete = server.delete(&service(), Guard::default()).await.unwrap();
+        assert_eq!(world.finish(&server, &delete.id).await.unwrap().state, OperationState::Succeeded);
+        let listed = server.service(&service()).await.unwrap().volumes.len();
+        assert_eq!((world.volumes.all().len(), listed), (left, left), "{on_delete}");
+    }
 }

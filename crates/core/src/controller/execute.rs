@@ -17,7 +17,7 @@ use crate::planted::{self, Planted};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet};
 use crate::runtime::Environment;
 use crate::store::Store;
-use crate::volume::VolumeSpec;
+use crate::volume::{VolumeSpec, VolumeStatus};
 use crate::workflow::claim::{push_event, set_phase};
 
 use super::Snapshot;
@@ -354,14 +354,15 @@ impl<'a> Executor<'a> {
         let goes = |binding: &VolumeBinding| {
             claims.iter().any(|claim| claim.name == binding.name && claim.on_delete == OnDelete::Delete)
         };
-        for binding in record.volumes.iter().filter(|binding| goes(binding)) {
+        let volumes = self.volumes_of(record).await?;
+        for binding in volumes.iter().filter(|binding| goes(binding)) {
             if let Some(id) = &binding.id {
                 self.backends.volumes.delete(id).await?;
             }
         }
         self.change_member(snapshot, name, |record, now| {
             record.address = None;
-            record.volumes.retain(|binding| !goes(binding));
+            record.volumes = volumes.iter().filter(|binding| !goes(binding)).cloned().collect();
             if record.volumes.is_empty() {
                 record.initialised = None;
             }
@@ -376,6 +377,21 @@ impl<'a> Executor<'a> {
             );
         })
         .await
+    }
+
+    /// The volumes of a member: those on record, and those that were made and never recorded, which are found again by
+    /// whose they are. Volumes and address are recorded together, so none is missing where there is an address.
+    async fn volumes_of(&self, member: &Member) -> Result<Vec<VolumeBinding>> {
+        let mut volumes = member.volumes.clone();
+        if member.address.is_some() || planted::is(Planted::UnrecordedLeft) {
+            return Ok(volumes);
+        }
+        for VolumeStatus { id, spec, .. } in self.backends.volumes.list(self.store.cluster()).await? {
+            if spec.member == member.id && !volumes.iter().any(|binding| binding.name == spec.name) {
+                volumes.push(VolumeBinding { name: spec.name, id: Some(id), last_holder: None });
+            }
+        }
+        Ok(volumes)
     }
 
     async fn advance_operation(&self, snapshot: &mut Snapshot, operation: &Operation) -> Result<Progress> {
