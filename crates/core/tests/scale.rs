@@ -8,7 +8,7 @@ use std::time::Duration;
 use steadfast_core::control::{Control, ControlError, Guard};
 use steadfast_core::ids::{MemberName, ServiceName};
 use steadfast_core::model::{
-    Group, MemberPhase, MembershipChange, Operation, OperationState, Reason, Service, ServiceState,
+    Group, MemberPhase, MembershipChange, Operation, OperationState, Reason, RoleState, Service, ServiceState,
 };
 use steadfast_core::registry::{RecordKind, Registry};
 use steadfast_core::testing::TestEnvironment;
@@ -45,6 +45,10 @@ async fn service(server: &Control) -> Arc<Service> {
 
 async fn group(server: &Control) -> Group {
     service(server).await.groups.values().next().unwrap().clone()
+}
+
+async fn role(server: &Control) -> RoleState {
+    service(server).await.roles.values().next().unwrap().clone()
 }
 
 async fn tick(world: &mut World, server: &Control) {
@@ -183,6 +187,36 @@ async fn a_leader_that_has_to_go_hands_over_first() {
     let view = server.service(&orders()).await.unwrap();
     assert_eq!((view.members.len(), view.role_term.unwrap().0), (2, 3));
     assert!(view.primary.is_some_and(|primary| primary != member(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_could_not_hand_over_is_told_again_ever_more_rarely_and_goes_once_it_can() {
+    let (mut world, server) = served("plain", 3).await;
+    let operation = server.switchover(&orders(), None, Some(member(2)), Guard::default()).await.unwrap();
+    world.finish(&server, &operation.id).await.unwrap();
+    world.nodes.values_mut().for_each(|node| drop(node.stubborn.insert(member(2))));
+    let operation = to(&server, 2).await;
+    let mut failed = Vec::new();
+    while failed.len() < 3 {
+        let before = role(&server).await;
+        tick(&mut world, &server).await;
+        let after = role(&server).await;
+        if after.failures > before.failures {
+            failed.push(world.env.clock().monotonic());
+            tick(&mut world, &server).await;
+            let (reason, why) = server.operation(&operation.id).await.unwrap().waiting.unwrap();
+            assert_eq!(reason, Reason::QuorumAtRisk, "{why}");
+            assert!(why.contains("it is tried again"), "{why}");
+        }
+    }
+    let pauses = [failed[1].since(failed[0]), failed[2].since(failed[1])];
+    assert!(pauses[0] >= MINUTE && pauses[1] >= MINUTE * 2, "{pauses:?}");
+    // The cause is gone: nobody has to do anything.
+    world.nodes.values_mut().for_each(|node| node.stubborn.clear());
+    assert_eq!(world.finish(&server, &operation.id).await.unwrap().state, OperationState::Succeeded);
+    healthy(&mut world, &server).await;
+    let now = role(&server).await;
+    assert_eq!((now.leader != Some(member(2)), now.successor, now.failures), (true, None, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,6 +57,7 @@ fn role(phase: RolePhase, leader: Option<&str>) -> RoleState {
         leader: leader.map(|name| name.parse().unwrap()),
         previous: None,
         successor: None,
+        failures: 0,
         since: Timestamp::UNIX_EPOCH,
     }
 }

@@ -184,6 +184,7 @@ impl World {
             leader: Some(name(0)),
             previous: None,
             successor: None,
+            failures: 0,
             since: Timestamp::UNIX_EPOCH,
         };
         // As stored, so that fields which are added later take their defaults.

@@ -255,6 +255,7 @@ impl Control {
                         leader: Some(led_last),
                         previous: None,
                         successor: None,
+                        failures: 0,
                         since: self.env.clock().wall(),
                     },
                 );

@@ -125,6 +125,7 @@ impl Control {
                         leader: Some(leader),
                         previous: None,
                         successor: None,
+                        failures: 0,
                         since: now,
                     },
                 );

@@ -60,8 +60,8 @@ struct State {
     facts: Arc<BTreeMap<NodeName, NodeFacts>>,
     /// Which service each member that a node reports belongs to.
     services: BTreeMap<MemberName, ServiceName>,
-    /// Since when a group's leader has been seen not to lead under a term.
-    leader_down: BTreeMap<(ServiceId, GroupName), (RoleTerm, Moment)>,
+    /// Whether a group's leader has been seen to lead under a term, and since when.
+    leaders: BTreeMap<(ServiceId, GroupName), (RoleTerm, bool, Moment)>,
     /// Immutable, so kept.
     revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,
     /// The states at the last pass, of the services this process works on.
@@ -238,6 +238,7 @@ impl Observer {
             nodes,
             names: BTreeMap::new(),
             leader_down_for: BTreeMap::new(),
+            leader_up_for: BTreeMap::new(),
             exclusivity: self.backends.volumes.capabilities().exclusivity,
             zonal_volumes: self.backends.volumes.capabilities().zonal,
             srv_records: self.backends.registry.capabilities().services,
@@ -245,7 +246,7 @@ impl Observer {
             timers: self.timers,
             wall: self.env.clock().wall(),
         };
-        facts.leader_down_for = self.leaders_down(&facts);
+        self.watch_leaders(&mut facts);
         Ok(Some(Snapshot { facts, service_version: version, member_versions, operation_version }))
     }
 
@@ -260,15 +261,15 @@ impl Observer {
         Ok(Some(found))
     }
 
-    /// How long each led group's leader has been down, on this process's own clock.
-    fn leaders_down(&self, facts: &Facts) -> BTreeMap<GroupName, Duration> {
+    /// How long each led group's leader has been down, or has led, on this process's own clock.
+    fn watch_leaders(&self, facts: &mut Facts) {
         let now = self.env.clock().monotonic();
         let mut state = self.lock();
-        let mut down = BTreeMap::new();
+        let (mut down, mut up) = (BTreeMap::new(), BTreeMap::new());
         for group in facts.groups() {
             let key = (facts.service.id.clone(), group.name.clone());
-            let leading = group.role.and_then(|role| match role.phase {
-                RolePhase::HandingOver => Some(role.term),
+            let seen = group.role.and_then(|role| match role.phase {
+                RolePhase::HandingOver => Some((role.term, false)),
                 RolePhase::Bootstrapping | RolePhase::Electing => None,
                 RolePhase::Led => {
                     let leader = role.leader.as_ref()?;
@@ -279,23 +280,22 @@ impl Observer {
                             && status.role == crate::model::Role::Primary
                             && status.role_term == role.term
                     });
-                    (!leads).then_some(role.term)
+                    Some((role.term, leads))
                 }
             });
-            match leading {
-                None => {
-                    state.leader_down.remove(&key);
-                }
-                Some(term) => {
-                    let entry = state.leader_down.entry(key).or_insert((term, now));
-                    if entry.0 != term {
-                        *entry = (term, now);
-                    }
-                    down.insert(group.name.clone(), now.since(entry.1));
-                }
+            let Some((term, leads)) = seen else {
+                state.leaders.remove(&key);
+                continue;
+            };
+            let entry = state.leaders.entry(key).or_insert((term, leads, now));
+            if (entry.0, entry.1) != (term, leads) {
+                *entry = (term, leads, now);
             }
+            let side = if leads { &mut up } else { &mut down };
+            side.insert(group.name.clone(), now.since(entry.2));
         }
-        down
+        drop(state);
+        (facts.leader_down_for, facts.leader_up_for) = (down, up);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -262,6 +262,9 @@ pub struct RoleState {
     /// could not.
     #[serde(default)]
     pub successor: Option<MemberName>,
+    /// How many handovers in a row have ended with this leader leading again.
+    #[serde(default)]
+    pub failures: u32,
     /// When this was recorded.
     pub since: Timestamp,
 }

@@ -78,6 +78,8 @@ pub struct Facts {
     pub names: BTreeMap<(DomainName, RecordKind), Option<RecordSet>>,
     /// How long each group's leader has been seen not to lead, counted by this server.
     pub leader_down_for: BTreeMap<GroupName, Duration>,
+    /// How long each group's leader has been seen to lead under its term, counted by this server.
+    pub leader_up_for: BTreeMap<GroupName, Duration>,
     /// Who refuses a second writer of a volume.
     pub exclusivity: Exclusivity,
     /// Whether volumes stay in their zone.

@@ -13,6 +13,9 @@ use crate::ids::MemberName;
 use crate::model::{Goal, MemberStatus, OperationKind, Position, Reason, Role, RolePhase, RoleState};
 use crate::planted::{self, Planted};
 
+/// The longest time between two attempts to hand over, unless one attempt may take longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
 /// How far a member's data reaches that has said under this very term that it runs and takes no writes.
 fn answer(role: &RoleState, found: Option<&MemberFacts>) -> Option<Position> {
     let status = found?.status.as_ref()?;
@@ -36,7 +39,7 @@ pub(super) fn begin(
     if role.phase != RolePhase::Led || !leads(role, member(group, Some(leader))) {
         return Err(format!("{leader} is not confirmed to lead"));
     }
-    if let Some(failed) = &role.successor {
+    if let Some(failed) = role.successor.as_ref().filter(|_| !may_try_again(facts, group, role)) {
         return Err(format!("{failed} was to take over from {leader}, and could not"));
     }
     let successor = match to {
@@ -55,10 +58,24 @@ pub(super) fn begin(
         leader: None,
         previous: Some(leader.clone()),
         successor: Some(successor.clone()),
+        failures: role.failures,
         since: facts.wall,
     };
     let text = format!("{leader} hands over to {successor}{why}");
     Ok(change(facts, group, role, state, Some((Reason::Switchover, text))))
+}
+
+/// Whether a leader that could not hand over has led for long enough since.
+fn may_try_again(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState) -> bool {
+    let led_for = facts.leader_up_for.get(group.name).copied().unwrap_or_default();
+    led_for >= pause_after_failures(facts, role.failures)
+}
+
+/// How long a leader leads before it is told again to hand over, after so many failures in a row: an attempt may keep
+/// writes waiting for `promote_after`, so each one costs a smaller share of the time than the one before.
+pub(super) fn pause_after_failures(facts: &Facts, failures: u32) -> Duration {
+    let attempt = facts.revision.spec.failover.promote_after.0.max(Duration::from_secs(1));
+    attempt.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE.max(attempt))
 }
 
 /// The replicas that could lead: ready under this term, and staying in the group.
@@ -101,6 +118,7 @@ pub(super) fn go_on(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, p
                 phase: RolePhase::Led,
                 leader: Some(winner.clone()),
                 successor: None,
+                failures: 0,
                 ..role.clone()
             };
             let text = format!("{winner} takes over from {previous} in order");
@@ -148,7 +166,12 @@ fn hand_back(
     previous: &MemberName,
     why: &str,
 ) -> Action {
-    let state = RoleState { phase: RolePhase::Led, leader: Some(previous.clone()), ..role.clone() };
+    let state = RoleState {
+        phase: RolePhase::Led,
+        leader: Some(previous.clone()),
+        failures: role.failures.saturating_add(1),
+        ..role.clone()
+    };
     let text = format!("{previous} leads again: {why}");
     change(facts, group, role, state, Some((Reason::Returned, text)))
 }
@@ -205,7 +228,7 @@ pub(super) fn forget_failures(facts: &Facts, plan: &mut Plan) {
     for group in facts.groups() {
         if let Some(role) = group.role.filter(|role| role.phase == RolePhase::Led && role.successor.is_some())
         {
-            let state = RoleState { successor: None, ..role.clone() };
+            let state = RoleState { successor: None, failures: 0, ..role.clone() };
             plan.actions.push(change(facts, &group, role, state, None));
         }
     }

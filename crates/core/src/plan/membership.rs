@@ -172,7 +172,9 @@ impl Step<'_> {
         if self.facts.revision.blueprint.leadership == Leadership::Steadfast {
             return match handover::begin(self.facts, self.group, None, " before it leaves") {
                 Ok(action) => Next::First(vec![action]),
-                Err(why) => wait(format!("{} leads and is to leave: {why}", self.name)),
+                Err(why) => {
+                    wait(format!("{} leads and is to leave: {why}{}", self.name, self.next_attempt()))
+                }
             };
         }
         // An engine that elects does so when its leader is away for a moment. Tried once for each time it is asked.
@@ -189,6 +191,15 @@ impl Step<'_> {
             }
             _ => wait(format!("{} leads, and its engine has chosen nobody else", self.name)),
         }
+    }
+
+    /// When a leader that could not hand over is told to again, in words.
+    fn next_attempt(&self) -> String {
+        let failed = self.group.role.filter(|role| role.successor.is_some());
+        failed.map_or_else(String::new, |role| {
+            let pause = handover::pause_after_failures(self.facts, role.failures);
+            format!("; it is tried again once it has led for {} s", pause.as_secs())
+        })
     }
 
     /// Stopped and released, then its name and address go, then its place.

@@ -226,6 +226,7 @@ fn watch_leader(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan:
         leader: None,
         previous: Some(leader.clone()),
         successor: None,
+        failures: 0,
         since: facts.wall,
     };
     let text = format!("{leader} has not led for {} s: an election begins", down_for.as_secs());
@@ -346,6 +347,7 @@ mod tests {
             leader: Some(name("db-1")),
             previous: previous.map(name),
             successor: None,
+            failures: 0,
             since: Default::default(),
         };
         let elected = role(Some("db-0"));
