@@ -12,11 +12,9 @@
 //! - [`run`]: scenarios, and what comes of them
 //! - [`cast`], [`suite`]: programs, backends and rules of one's own, and the search for what breaks them
 //! - `wire` (a feature): HTTP between them in process, for the clients and servers that ship
-//! - [`determinism`]: that no run differs from its repeat
 //! - [`recovery`]: how long losses last
 
 pub mod cast;
-pub mod determinism;
 pub mod env;
 pub mod exec;
 pub mod face;

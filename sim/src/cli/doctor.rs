@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 use steadfast_sim::search::Case;
-use steadfast_sim::search::doctor::{self, Planted, Print};
+use steadfast_sim::search::doctor::{self, Divergence, Planted, Print};
 use steadfast_sim::search::pool::{self, Budget};
 
 use super::exit::{Exit, Failure, Result};
@@ -64,26 +64,36 @@ struct Asked {
 #[derive(Debug, Serialize, Deserialize)]
 struct Answered {
     print: Print,
-    window: Vec<String>,
+    events: Vec<String>,
 }
 
-/// Where two runs of a case differ.
+/// A case whose runs differ.
 #[derive(Debug, Serialize)]
-struct Divergence {
+struct Differing {
     case: Case,
     between: &'static str,
-    entry: usize,
-    one: String,
-    other: String,
+    #[serde(flatten)]
+    first: Divergence,
+}
+
+/// What came of comparing cases: how many events there were, how many cases differ, and where the first of them does.
+#[derive(Debug, Default, Serialize)]
+struct Compared {
+    events: usize,
+    diverging: usize,
+    divergences: Vec<Differing>,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     cases: usize,
     runs: usize,
-    divergences: Vec<Divergence>,
-    diverging: usize,
+    #[serde(flatten)]
+    compared: Compared,
 }
+
+/// How often each case is carried out: twice in this process, each time on a fresh thread, and once in another.
+const RUNS: usize = 3;
 
 pub(crate) fn doctor(global: &Global, args: &DoctorArgs) -> Result<Exit> {
     let planted = args.plant.map(Source::planted);
@@ -94,15 +104,16 @@ pub(crate) fn doctor(global: &Global, args: &DoctorArgs) -> Result<Exit> {
     let size = cases.len().div_ceil(global.jobs()).max(1);
     let shares: Vec<&[Case]> = cases.chunks(size).collect();
     let looked = pool::over(global.jobs(), &shares, &Budget::of(None), |share| compare(share, args.plant));
-    let (mut diverging, mut divergences) = (0, Vec::new());
-    for found in looked.into_iter().flatten() {
-        let (count, found) = found?;
-        diverging += count;
-        divergences.extend(found);
+    let mut all = Compared::default();
+    for share in looked.into_iter().flatten() {
+        let Compared { events, diverging, divergences } = share?;
+        all.events += events;
+        all.diverging += diverging;
+        all.divergences.extend(divergences);
     }
-    let report = Report { cases: cases.len(), runs: cases.len() * 4, divergences, diverging };
+    let report = Report { cases: cases.len(), runs: cases.len() * RUNS, compared: all };
     output::result(global.output, &text(&report), &report)?;
-    if let Some(found) = report.divergences.first() {
+    if let Some(found) = report.compared.divergences.first() {
         let plan = steadfast_sim::plan::PlanFile::new(
             "two runs of this differ",
             found.case.clone(),
@@ -116,9 +127,10 @@ pub(crate) fn doctor(global: &Global, args: &DoctorArgs) -> Result<Exit> {
 }
 
 fn text(report: &Report) -> String {
-    let Report { cases, runs, diverging, divergences } = report;
-    let mut text =
-        format!("{cases} cases, {runs} runs in two processes, each on a fresh thread: {diverging} differ\n");
+    let Report { cases, runs, compared: Compared { events, diverging, divergences } } = report;
+    let mut text = format!(
+        "{cases} cases of {events} events, {runs} runs in two processes, each on a fresh thread: {diverging} differ\n"
+    );
     for found in divergences {
         text.push_str(&format!(
             "DIFFERS {} on {}, seed {}, {}: first at entry {}\n  one:   {}\n  other: {}\n",
@@ -126,38 +138,32 @@ fn text(report: &Report) -> String {
             found.case.profile,
             found.case.seed,
             found.between,
-            found.entry,
-            found.one,
-            found.other
+            found.first.entry,
+            found.first.one,
+            found.first.other
         ));
     }
     text
 }
 
-/// Compares every case's runs: two on fresh threads here, two in another process. Gives how many differ, and where the
-/// first does.
-fn compare(cases: &[Case], plant: Option<Source>) -> Result<(usize, Vec<Divergence>)> {
+/// Compares every case's runs.
+fn compare(cases: &[Case], plant: Option<Source>) -> Result<Compared> {
     let carry = doctor::carry(plant.map(Source::planted));
-    let twice: Vec<Asked> = cases.iter().map(|case| Asked { case: case.clone(), from: None }).collect();
-    let elsewhere = in_another_process(&twice, plant)?;
-    let again = in_another_process(&twice, plant)?;
-    let mut count = 0;
-    let mut first = Vec::new();
-    for ((case, elsewhere), again) in cases.iter().zip(&elsewhere).zip(&again) {
+    let asked: Vec<Asked> = cases.iter().map(|case| Asked { case: case.clone(), from: None }).collect();
+    let elsewhere = in_another_process(&asked, plant)?;
+    let mut compared = Compared::default();
+    for (case, elsewhere) in cases.iter().zip(&elsewhere) {
         let one = Print::of(&doctor::on_fresh_thread(case, &*carry)?);
         let two = Print::of(&doctor::on_fresh_thread(case, &*carry)?);
-        let differs = [
-            ("within a process", &two),
-            ("between processes", &elsewhere.print),
-            ("between processes", &again.print),
-        ];
-        let Some((between, other)) = differs.into_iter().find(|(_, print)| **print != one) else { continue };
-        count += 1;
-        if first.is_empty() {
-            first.extend(locate(case, between, one.shared(other), plant)?);
+        compared.events += one.entries;
+        let others = [("within a process", &two), ("between processes", &elsewhere.print)];
+        let Some((between, other)) = others.into_iter().find(|(_, print)| **print != one) else { continue };
+        compared.diverging += 1;
+        if compared.divergences.is_empty() {
+            compared.divergences.extend(locate(case, between, one.shared(other), plant)?);
         }
     }
-    Ok((count, first))
+    Ok(compared)
 }
 
 /// Runs the case once more here and elsewhere, and tells the first event that differs.
@@ -166,7 +172,7 @@ fn locate(
     between: &'static str,
     shared: usize,
     plant: Option<Source>,
-) -> Result<Option<Divergence>> {
+) -> Result<Option<Differing>> {
     let carry = doctor::carry(plant.map(Source::planted));
     let here = doctor::on_fresh_thread(case, &*carry)?;
     // Up to the last checkpoint that the runs before shared there is nothing to see. These runs may part earlier, if
@@ -177,14 +183,8 @@ fn locate(
         if Print::of(&here).shared(&there.print) < from {
             continue;
         }
-        let found = doctor::first_difference(&doctor::window_of(&here, from, usize::MAX), &there.window);
-        return Ok(found.map(|(index, one, other)| Divergence {
-            case: case.clone(),
-            between,
-            entry: from + index,
-            one,
-            other,
-        }));
+        let first = doctor::divergence(from, &doctor::events_of(&here, from), &there.events);
+        return Ok(first.map(|first| Differing { case: case.clone(), between, first }));
     }
     Ok(None)
 }
@@ -234,8 +234,8 @@ fn child(planted: Option<Planted>) -> Result<Exit> {
     for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
         let asked: Asked = serde_json::from_str(&line).map_err(|error| Failure::new(Exit::Usage, error))?;
         let outcome = doctor::on_fresh_thread(&asked.case, &*carry)?;
-        let window = asked.from.map_or_else(Vec::new, |from| doctor::window_of(&outcome, from, usize::MAX));
-        let answered = Answered { print: Print::of(&outcome), window };
+        let events = asked.from.map_or_else(Vec::new, |from| doctor::events_of(&outcome, from));
+        let answered = Answered { print: Print::of(&outcome), events };
         let text = serde_json::to_string(&answered).map_err(|error| Failure::new(Exit::Error, error))?;
         output::line(&text);
     }

@@ -118,22 +118,31 @@ impl Print {
     }
 }
 
-/// So many entries of a run from one on, for people.
-pub fn window_of(outcome: &Outcome, from: usize, most: usize) -> Vec<String> {
-    let entries = outcome.trace.iter().skip(from).take(most);
-    let told = entries.map(|entry| match outcome.facts.get(entry.nth as usize) {
+/// What happened in a run from one entry on, for people.
+pub fn events_of(outcome: &Outcome, from: usize) -> Vec<String> {
+    let told = outcome.trace.iter().skip(from).map(|entry| match outcome.facts.get(entry.nth as usize) {
         Some((at, fact)) if entry.site == crate::trace::FACT => format!("{at} {fact:?}"),
         _ => Trace::describe(entry, &outcome.sites),
     });
     told.collect()
 }
 
-/// The first event in which two windows differ, and its index.
-pub fn first_difference(left: &[String], right: &[String]) -> Option<(usize, String, String)> {
-    let most = left.len().max(right.len());
+/// Where two runs first differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Divergence {
+    /// The index in both traces.
+    pub entry: usize,
+    /// What happened in one run.
+    pub one: String,
+    /// What happened in the other.
+    pub other: String,
+}
+
+/// The first event in which two runs differ, of those from entry `from` on; none: they are the same.
+pub fn divergence(from: usize, one: &[String], other: &[String]) -> Option<Divergence> {
     let nothing = "nothing more".to_owned();
-    (0..most)
-        .map(|index| (index, left.get(index).unwrap_or(&nothing), right.get(index).unwrap_or(&nothing)))
-        .find(|(_, left, right)| left != right)
-        .map(|(index, left, right)| (index, left.clone(), right.clone()))
+    (0..one.len().max(other.len()))
+        .map(|index| (index, one.get(index).unwrap_or(&nothing), other.get(index).unwrap_or(&nothing)))
+        .find(|(_, one, other)| one != other)
+        .map(|(index, one, other)| Divergence { entry: from + index, one: one.clone(), other: other.clone() })
 }
