@@ -1,4 +1,4 @@
-//! Writes docs/recovery-times.md and its chart: `cargo run --release -p steadfast-sim --example recovery -- docs 100`.
+//! Writes docs/recovery-times.md and its chart: `cargo run --profile sim -p steadfast-sim --example recovery -- docs 100`.
 #![expect(clippy::expect_used, reason = "this is a program that ends with what went wrong")]
 
 use std::fmt::Write as _;
@@ -6,20 +6,24 @@ use std::path::PathBuf;
 
 use steadfast_sim::model::Profile;
 use steadfast_sim::recovery::{Distribution, Loss, Other, shipped};
+use steadfast_sim::search::pool::{self, Budget};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().expect("use: recovery FOLDER RUNS"));
     let runs: u64 = arguments.next().expect("use: recovery FOLDER RUNS").parse().expect("a number of runs");
+    let seeds: Vec<u64> = (1..=runs).collect();
     let mut rows = Vec::new();
     let levels =
         [("F1", Profile::leases()), ("F2", Profile::shared_storage()), ("F3", Profile::block_storage())];
     for loss in Loss::ALL {
         for (level, profile) in &levels {
-            let ours = (1..=runs).map(|seed| shipped(loss, profile, seed).expect("a scenario"));
-            rows.push((loss, *level, "Steadfast", Distribution::of(ours)));
+            let ours = pool::over(pool::processors(), &seeds, &Budget::of(None), |seed| {
+                shipped(loss, profile, *seed).expect("a scenario")
+            });
+            rows.push((loss, *level, "Steadfast", Distribution::of(ours.into_iter().flatten())));
             for (other, name) in [(Other::Ancestor, "ancestor"), (Other::Kubernetes, "Kubernetes")] {
-                let theirs = (1..=runs).map(|seed| other.takes(loss, profile, seed));
+                let theirs = seeds.iter().map(|seed| other.takes(loss, profile, *seed));
                 rows.push((loss, *level, name, Distribution::of(theirs)));
             }
         }
@@ -34,19 +38,40 @@ fn told(time: Option<u64>) -> String {
     time.map_or("never".to_owned(), |ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100))
 }
 
+const HEAD: &str = "# Recovery times
+
+How long a client cannot write after a loss, in simulated time: the distribution over RUNS runs, which differ in every
+duration that is drawn. This page and its chart are written by
+
+```console
+$ cargo run --profile sim -p steadfast-sim --example recovery -- docs RUNS
+```
+
+Three members on six nodes in three zones, two servers, one client that writes ten times a second and keeps to the names'
+time to live (5 s). What is lost is the member that takes writes, its node, every node of its zone, or every server;
+nodes stay lost, and servers are started again after a second. F1 is leases alone over storage that every node can write,
+F2 the same storage and a cloud that proves a machine stopped, F3 zonal volumes that one machine at a time can write
+([`Profile`](../sim/src/model/profile.rs): `leases`, `shared-storage`, `block-storage`).
+
+- **Steadfast** is the code that ships, with its timers (`promote_after` 30 s), over those models. Times are counted from
+  the loss to the first write that is acknowledged, the client's cache and patience (5 s) included; 0.1 s is as fine as
+  they are; what is not back within five minutes counts as never.
+- **The ancestor** and **Kubernetes** are formulas over the same durations of volumes and engines, in which everything
+  that is not written here takes no time ([`Other`](../sim/src/recovery.rs)). Both move the member with its volume and
+  promote nobody, so that a zone that is lost with its zonal volumes is never made up for; neither needs its control
+  plane to go on writing. The ancestor runs under Swarm: three heartbeats of 5 s, a new task after 5 s more, then
+  detaching, DNS and attaching, each polled. Kubernetes is its own rule for a StatefulSet: 40 s until a node counts as
+  gone, 5 min until its pods are evicted, 6 min until their volumes are detached by force. It is taken for granted that
+  somebody then deletes the pod: by itself a StatefulSet waits for the node for ever.
+
+![Recovery times](recovery-times.svg)
+
+| loss | level | | p50 | p90 | p99 | max | never |
+|---|---|---|---|---|---|---|---|
+";
+
 fn table(rows: &[Row], runs: u64) -> String {
-    let mut text = format!(
-        "# Recovery times\n\nHow long clients cannot write after a loss, in simulated time, {runs} runs each. Written by\n\
-         `cargo run --release -p steadfast-sim --example recovery -- docs {runs}`.\n\n\
-         Three members on six nodes in three zones, two servers, one client that writes once a second. Steadfast is the\n\
-         shipped code under shipped timers; the loss is that of the member that takes writes, and a replica takes over.\n\
-         The ancestor (under Swarm: three heartbeats of 5 s, then detach, attach and DNS, each polled) and Kubernetes\n\
-         (40 s + 5 min + 6 min until a volume is detached by force) are small models over the same durations of volumes\n\
-         and engines: they move the member, and promote nobody. F1 is leases alone over shared storage, F2 a cloud that\n\
-         proves a machine stopped, F3 zonal volumes that one machine at a time can write. Losses are final, but servers\n\
-         are started again after a second.\n\n![Recovery times](recovery-times.svg)\n\n\
-         | loss | level | | p50 | p90 | p99 | max | never |\n|---|---|---|---|---|---|---|---|\n"
-    );
+    let mut text = HEAD.replace("RUNS", &runs.to_string());
     for (loss, level, name, times) in rows {
         let p = |percent| told(times.percentile(percent));
         let (p50, p90, p99, max) = (p(50), p(90), p(99), p(100));

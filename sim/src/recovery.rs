@@ -1,6 +1,6 @@
 //! How long it takes until clients can write again after a loss: the shipped code, and two others as small models.
 //!
-//! What is measured is the longest time without an acknowledged write after the loss, of a client that writes once a
+//! What is measured is the longest time without an acknowledged write after the loss, of a client that writes ten times a
 //! second. Backends, engines and latencies are those of the profile, for all three alike.
 
 use crate::hash;
@@ -38,8 +38,10 @@ impl Loss {
 
 /// When the loss is, in milliseconds.
 const LOST_AT_MS: u64 = 60_000;
+/// When to stop waiting.
+const END_MS: u64 = LOST_AT_MS + 300_000;
 
-/// How long the shipped code takes, in milliseconds; none: it does not come back within ten minutes.
+/// How long the shipped code takes, in milliseconds; none: it does not come back within five minutes.
 ///
 /// # Errors
 /// If a scenario cannot be carried out.
@@ -48,13 +50,14 @@ pub fn shipped(loss: Loss, profile: &Profile, seed: u64) -> Result<Option<u64>, 
     scenario.servers = 2;
     scenario.nodes = 6;
     scenario.zones = 3;
+    scenario.clients.every_ms = 100;
     scenario.storm_ms = LOST_AT_MS;
     scenario.heal.within_ms = 1;
     scenario.heal.stable_ms = 1;
     // The same seed comes to the same point: what is lost is found there.
     let leader = leader(&run(&scenario)?).ok_or("nobody leads")?;
     let (member, node) = leader;
-    scenario.storm_ms = 660_000;
+    scenario.storm_ms = END_MS;
     let number: u32 = node.rsplit('-').next().and_then(|text| text.parse().ok()).ok_or("no number")?;
     let in_zone = (1..=scenario.nodes).filter(|other| other % scenario.zones == number % scenario.zones);
     let lost: Vec<Action> = match loss {
@@ -83,9 +86,9 @@ fn longest_silence(outcome: &Outcome, every_ms: u64) -> Option<u64> {
         Fact::Acknowledged { .. } => Some(at.millis()),
         _ => None,
     });
-    let times: Vec<u64> = acknowledged.filter(|at| *at >= LOST_AT_MS && *at < 660_000).collect();
+    let times: Vec<u64> = acknowledged.filter(|at| *at >= LOST_AT_MS && *at < END_MS).collect();
     let last = *times.last()?;
-    if last + 30_000 < 660_000 {
+    if last + 30_000 < END_MS {
         return None;
     }
     let before = std::iter::once(&LOST_AT_MS).chain(&times);
