@@ -30,7 +30,8 @@ sim-long: ## The simulator for long: every fault at every call, pairs, at random
 	cargo run --locked --release --package steadfast-sim -- enumerate --pairs --budget $(or $(SIM_BUDGET),10m)
 	cargo run --locked --release --package steadfast-sim -- run --budget $(or $(SIM_BUDGET),10m)
 	cargo run --locked --release --package steadfast-sim -- replay sim/plans
-	STEADFAST_SIM_RUNS=1000 cargo test --locked --release --package steadfast-sim --test determinism
+	cargo run --locked --release --package steadfast-sim -- doctor --cases 1000
+	cargo run --locked --profile sim --package steadfast-sim --features planted -- mutants
 
 bench: ## The benchmarks (results with the machine named: docs/benchmarks.md)
 	cargo bench --locked --workspace

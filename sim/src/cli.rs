@@ -5,6 +5,7 @@ mod enumerate;
 mod exit;
 mod explain;
 mod failures;
+mod mutants;
 mod output;
 mod replay;
 mod run;
@@ -66,6 +67,8 @@ enum Verb {
     Shrink(shrink::ShrinkArgs),
     /// Tell what happens in a run, and what the last fault of its plan changes
     Explain(explain::ExplainArgs),
+    /// Plant known bugs, one at a time, and tell which of them are found (in builds with the feature `planted`)
+    Mutants(mutants::MutantsArgs),
     /// Repeat cases on fresh threads and in two processes, and find the first event that differs
     Doctor(doctor::DoctorArgs),
 }
@@ -86,6 +89,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::doctor(&cli.global, args),
         Verb::Enumerate(args) => enumerate::enumerate(&cli.global, args),
         Verb::Replay(args) => replay::replay(&cli.global, args),
+        Verb::Mutants(args) => mutants::mutants(&cli.global, args),
         Verb::Shrink(args) => shrink::shrink(&cli.global, args),
     };
     done.unwrap_or_else(|failure| output::failure(&failure)).into()

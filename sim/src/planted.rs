@@ -9,13 +9,13 @@ mod hunt;
 mod references;
 
 pub use catalogue::{Known, known};
-pub use hunt::{Budget, Found, How, Hunt, hunt, hunt_all};
+pub use hunt::{Budget, Found, How, Hunt, hunt};
 pub use references::{BUSY, references};
 pub use steadfast_core::planted::{IN_THIS_BUILD, Planted};
 
 mod table;
 
-pub use table::markdown;
+pub use table::{Tally, markdown, time};
 
 /// Plants bugs in what this thread runs, until the result is dropped.
 ///

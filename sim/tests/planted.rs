@@ -65,13 +65,21 @@ fn a_build_without_them_says_how_to_make_one_that_has_them() {
     let scenario = steadfast_sim::run::Scenario { planted: vec![Planted::NoFence], ..references().remove(0) };
     let error = run(&scenario).unwrap_err();
     assert!(error.contains("--features planted"), "{error}");
+    let output = Command::new(env!("CARGO_BIN_EXE_steadfast-sim")).arg("mutants").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--features planted"));
 }
 
 #[cfg(feature = "planted")]
 mod with_bugs {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+    use std::process::Output;
     use std::time::Duration;
 
+    use steadfast_sim::plan::{self, Expected, PlanFile};
     use steadfast_sim::planted::{Budget, How, Hunt, hunt, markdown};
+    use steadfast_sim::search::Case;
 
     use super::*;
 
@@ -99,8 +107,56 @@ mod with_bugs {
             assert!(run(&found.scenario).unwrap().broke(rule), "{bug}");
         }
         let page = markdown(&hunts, "a test");
-        assert!(page.contains("**6 of 6 found**"), "{page}");
-        assert!(page.contains("| `epoch-not-raised` |"), "{page}");
+        assert!(page.contains("**6 of 6 found (100 %)"), "{page}");
+        assert!(
+            page.contains("| [`epoch-not-raised`](../sim/plans/planted/epoch-not-raised.json) |"),
+            "{page}"
+        );
+        assert!(page.contains("- S10: no member is moved"), "{page}");
+    }
+
+    /// The plans of docs/known-bugs.md: one for each bug, which still finds it, and finds nothing without it.
+    #[test]
+    fn every_bug_has_a_plan_that_finds_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans/planted");
+        let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let kept: BTreeSet<String> = names.map(|name| name.into_string().unwrap()).collect();
+        let wanted: BTreeSet<String> = Planted::ALL.iter().map(|bug| format!("{bug}.json")).collect();
+        assert_eq!(kept, wanted, "write them anew with `steadfast-sim mutants --save`");
+        for (bug, name) in Planted::ALL.iter().zip(Planted::ALL.iter().map(|bug| format!("{bug}.json"))) {
+            let plan = PlanFile::read(folder.join(name).to_str().unwrap()).unwrap();
+            assert_eq!(plan.case.planted, [*bug]);
+            assert_eq!(plan.replay(&run).unwrap().found, plan::Found::AsExpected, "{bug}");
+            let Expected::Violates(rule) = &plan.expected else { panic!("{bug}") };
+            let without = Case { planted: Vec::new(), ..plan.case };
+            assert!(!run(&without.build().unwrap()).unwrap().broke(rule), "{bug}");
+        }
+    }
+
+    fn mutants(arguments: &[&str]) -> (Option<i32>, String) {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_steadfast-sim")).arg("mutants").args(arguments).output();
+        let Output { status, stdout, stderr } = output.unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap())
+    }
+
+    #[test]
+    fn the_command_tells_what_is_found_keeps_it_and_fails_if_one_survives() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("known-bugs.md");
+        let (save, page) = (folder.path().to_str().unwrap(), page.to_str().unwrap());
+        let (code, told) = mutants(&["first-page-is-all", "--save", save, "--markdown", page]);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("L1") && told.contains("1 of 1 found (100 %)"), "{told}");
+        assert!(std::fs::read_to_string(page).unwrap().contains("| [`first-page-is-all`]"));
+        let plan = PlanFile::read(folder.path().join("first-page-is-all.json").to_str().unwrap()).unwrap();
+        assert_eq!(plan.replay(&run).unwrap().found, plan::Found::AsExpected);
+        let (code, told) = mutants(&["key-ignored", "--budget", "1ms"]);
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("SURVIVES") && told.contains("0 of 1 found"), "{told}");
+        let (code, told) = mutants(&["no-such-bug"]);
+        assert_eq!(code, Some(64), "{told}");
+        assert!(told.contains("key-ignored"), "it says what there is: {told}");
     }
 
     #[test]

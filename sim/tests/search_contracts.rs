@@ -27,7 +27,7 @@ const NOT_REACHED: &[(&str, &str)] = &[
     ("engine.reconcile_data", "carried out within host.prepare, in a process of its own"),
     ("host.ports_taken", "looks at the machine itself; simulated machines have every port free"),
     ("host.disk", "looks at the machine itself; simulated disks do not fill yet"),
-    ("volume.list", "asked by the leak check of the binary, not by any workflow"),
+    ("volume.list", "asked only when a member is removed of which nothing was recorded yet"),
     ("ip.list", "asked by the binary's sweep of addresses that nobody has, not by any workflow"),
     ("registry.ensure_zone", "carried out once by the binary, before any workflow"),
     ("registry.records", "asked by the binary, not by any workflow"),

@@ -100,8 +100,6 @@ bugs! {
     ReturnsAsPrimary = "returns-as-primary",
     /// A primary that nothing is known of counts as down.
     UnknownPrimaryIsDown = "unknown-primary-is-down",
-    /// An engine is brought into the role that was read when it was last looked at.
-    StaleRole = "stale-role",
     /// A restart begins with the primary.
     PrimaryFirst = "primary-first",
     /// A restart does not wait for the member before.

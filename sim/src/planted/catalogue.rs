@@ -136,7 +136,6 @@ pub fn known(bug: Planted) -> Known {
             "Patroni's failsafe mode, and life before it",
             "a primary of which nothing is known may be serving",
         ),
-        Planted::StaleRole => known("Sieve: time travel", "a role is read right before it is taken on"),
         Planted::PrimaryFirst => known(
             "StatefulSet order; FireCamp (3.12): reverse ordinal whoever leads",
             "the primary goes last",

@@ -1,6 +1,7 @@
 //! Hunting a planted bug.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{BUSY, Planted, references};
 use crate::fault::{Class, Plan, Planned, RandomFaults};
 use crate::run::{Outcome, Scenario, Violation, run};
+use crate::search::Case;
 use crate::search::sites::{calls, strong};
 use crate::time::Time;
 
@@ -32,6 +34,16 @@ pub enum How {
     Random,
 }
 
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            How::Reference => "reference",
+            How::Enumeration => "enumeration",
+            How::Random => "random",
+        })
+    }
+}
+
 /// What a bug was found by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
@@ -41,6 +53,19 @@ pub struct Found {
     pub violation: Violation,
     /// The run: with its plan, and the bug planted.
     pub scenario: Scenario,
+}
+
+impl Found {
+    /// The run by its name, as plan files keep it.
+    pub fn case(&self) -> Case {
+        let Scenario { name, profile, seed, plan, planted, .. } = &self.scenario;
+        Case {
+            faults: plan.faults.clone(),
+            random: plan.random.clone(),
+            planted: planted.clone(),
+            ..Case::new(name, &profile.name, *seed)
+        }
+    }
 }
 
 /// A hunt, and what came of it.
@@ -162,8 +187,8 @@ impl Hunter {
 
 /// The classes, those that find most first.
 const CLASSES: [Class; 9] = [
-    Class::LateEffect,
     Class::MissedEvent,
+    Class::LateEffect,
     Class::CrashAfter,
     Class::Pause,
     Class::Slow,
@@ -176,17 +201,19 @@ const CLASSES: [Class; 9] = [
 /// When the environment of the references begins to misbehave.
 const TROUBLE_MS: u64 = 28_000;
 
-/// Each class of fault at a few calls of every folded site: writes before reads, and first where there is trouble.
+/// Each class of fault at a few calls of every folded site, first where there is trouble.
 fn single_faults(scenario: &Scenario, outcome: &Outcome) -> Vec<Planned> {
     let end = Time::from_millis(scenario.storm_ms);
     let trouble = Time::from_millis(TROUBLE_MS);
     let spans = [calls(outcome, trouble, end), calls(outcome, Time::ZERO, trouble)];
-    let mut all = Vec::new();
-    for class in CLASSES {
-        for writes in [true, false] {
-            for (site, calls) in spans.iter().flatten().filter(|(_, calls)| calls.writes == writes) {
+    let mut all: Vec<Planned> = Vec::new();
+    // One call of each site for every class; then more of them.
+    for most in [1, 2] {
+        for class in CLASSES {
+            for (site, calls) in spans.iter().flatten() {
                 if class.applies(&site.operation, calls.writes, calls.local) {
-                    all.extend(calls.chosen(class, 2).into_iter().map(|key| strong(class, key.clone())));
+                    let chosen = calls.chosen(class, most).into_iter().skip(most - 1);
+                    all.extend(chosen.map(|key| strong(class, key.clone())));
                 }
             }
         }
@@ -204,30 +231,4 @@ fn at_random(scenario: &Scenario, seed: u64) -> Scenario {
     };
     let plan = Plan { faults: Vec::new(), random: Some(random) };
     Scenario { plan, seed: scenario.seed + seed, ..scenario.clone() }
-}
-
-/// Hunts all of `bugs` on so many threads, each within `budget`; in the order given.
-///
-/// # Errors
-/// If this build has no planted bugs.
-pub fn hunt_all(bugs: &[Planted], budget: Budget, threads: usize) -> Result<Vec<Hunt>, String> {
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    let next = AtomicUsize::new(0);
-    let hunts = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(bug) = bugs.get(index) else { return };
-                    let hunt = hunt(*bug, budget);
-                    if let Ok(mut hunts) = hunts.lock() {
-                        hunts.insert(index, hunt);
-                    }
-                }
-            });
-        }
-    });
-    hunts.into_inner().map_err(|_| "a hunt has panicked".to_owned())?.into_values().collect()
 }

@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::key::Key;
 use crate::model::Profile;
 use crate::model::host::Cut;
 use crate::run::{Action, Scenario, ServiceFile, Target};
@@ -50,6 +51,18 @@ fn busy(mut scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// The `nth` call of a task of a server.
+fn at_call(actor: &str, workflow: &str, operation: &str, resource: &str, nth: u32) -> Key {
+    let text = str::to_owned;
+    Key {
+        actor: text(actor),
+        workflow: text(workflow),
+        operation: text(operation),
+        resource: text(resource),
+        nth,
+    }
+}
+
 /// Whose data moves on no lease.
 fn nobody(mut scenario: Scenario) -> Scenario {
     for service in &mut scenario.services {
@@ -82,12 +95,12 @@ pub fn references() -> Vec<Scenario> {
 
 /// How many of the references come first in the enumeration of call sites: those in which most happens.
 pub const BUSY: [&str; 8] = [
+    "embedded: two switchovers",
     "shared: a member's node is lost",
     "block: stop and start",
     "embedded: restart",
     "leases: the primary is cut off",
     "block: deleted while it is made",
-    "embedded: two switchovers",
     "embedded: a version that does not work, and back",
     "block: the primary's node is lost",
 ];
@@ -102,7 +115,8 @@ fn moves() -> Vec<Scenario> {
         storm("shared: the primary's node stands still", Profile::shared_storage(), 120)
             .at(30_000, Action::PauseNode(primary(), 60_000)),
         storm("shared: nobody can prove anything for a while", Profile::shared_storage(), 90)
-            .at(30_000, Action::Outage("prover".to_owned(), 8_000)),
+            .at(30_000, Action::PauseNode(holder("orders-1"), 20_000))
+            .at(36_000, Action::Outage("prover".to_owned(), 8_000)),
         storm("shared: a node that lives is confirmed dead", Profile::shared_storage(), 90)
             .at(30_000, Action::ConfirmDead(node("node-2"))),
         quorum(storm("block: a quorum's node is lost and comes back", Profile::block_storage(), 120))
@@ -140,7 +154,20 @@ fn operations() -> Vec<Scenario> {
     for service in gone.services.iter_mut().chain(&mut early.services) {
         service.more.insert("volumes".to_owned(), json!([{"name": "data", "on_delete": "delete"}]));
     }
+    let recording = |scenario: Scenario| {
+        let at = |server: &str| at_call(server, "worker", "ip.allocate", "*", 1);
+        scenario.when(at("server@s1"), Action::CrashServer(0)).when(at("server@s2"), Action::CrashServer(1))
+    };
+    let mut unrecorded =
+        recording(storm("block: deleted before it is recorded what was made", Profile::block_storage(), 60))
+            .at(4_000, ask("delete"));
+    unrecorded.services.clone_from(&gone.services);
     vec![
+        recording(storm("block: a server ends before it records what it made", Profile::block_storage(), 60)),
+        unrecorded,
+        storm("block: a server ends before it answers", Profile::block_storage(), 100)
+            .at(30_000, ask("restart"))
+            .at(30_450, Action::CrashServer(0)),
         storm("block: stop and start", Profile::block_storage(), 90)
             .at(30_000, ask("stop"))
             .at(50_000, ask("start")),
@@ -153,8 +180,14 @@ fn operations() -> Vec<Scenario> {
             .at(30_000, Action::Upgrade(version("plain@2-broken")))
             .at(60_000, ask("roll_back")),
         busy(storm("embedded: switchover while a replica is cut off", Profile::embedded(), 80))
-            .at(29_500, Action::CutNode(holder("orders-1"), Cut { peers: true, ..Cut::default() }, 20_000))
-            .at(29_700, ask("switchover to orders-1")),
+            .at(29_400, Action::CutNode(holder("orders-1"), Cut { peers: true, ..Cut::default() }, 20_000))
+            .at(29_440, ask("switchover to orders-1")),
+        storm("embedded: the store is away before a request is answered", Profile::embedded(), 90)
+            .at(30_000, ask("restart"))
+            .when(
+                at_call("server@s1", "user", "metadata.put", "services/orders", 1),
+                Action::Outage("metadata".to_owned(), 12_000),
+            ),
         storm("embedded: restart, and the servers crash", Profile::embedded(), 90)
             .at(30_000, ask("restart"))
             .at(30_020, Action::CrashServer(0))
@@ -164,9 +197,6 @@ fn operations() -> Vec<Scenario> {
 
 fn roles() -> Vec<Scenario> {
     let peers = Cut { control: false, peers: true, clients: false };
-    let mut available = storm("embedded: the primary hangs", Profile::embedded(), 120)
-        .at(30_000, Action::PauseNode(primary(), 60_000));
-    available.services[0].more.insert("durability".to_owned(), json!("available"));
     vec![
         nobody(storm("leases: a replica lags, and the primary is lost", Profile::leases(), 150))
             .at(45_000, Action::CutNode(holder("orders-1"), peers, 30_000))
@@ -179,7 +209,10 @@ fn roles() -> Vec<Scenario> {
         storm("embedded: two switchovers", Profile::embedded(), 70)
             .at(30_000, ask("switchover to orders-1"))
             .at(36_000, ask("switchover to orders-2")),
-        available,
+        storm("embedded: the primary comes back while nobody can be chosen", Profile::embedded(), 170)
+            .at(29_000, cut(holder("orders-1"), 120_000))
+            .at(29_990, Action::HangDisk("orders-0".to_owned(), 45_000))
+            .at(30_000, Action::CrashEngine("orders-0".to_owned())),
         storm("shared: the primary is lost, and a server is paused", Profile::shared_storage(), 150)
             .losing_the_primary(30_000)
             .at(58_000, Action::PauseServer(0, 25_000)),

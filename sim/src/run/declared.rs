@@ -96,19 +96,23 @@ fn is_true(cloud: &Cloud, scenario: &Scenario, declared: &Declared, now: Time) -
             let up = cloud.hosts.engines().filter(|(.., engine)| engine.up && of_service(engine)).count();
             up < scenario.replicas_of(file) as usize
         }),
-        "PlacementNone" | "AttachLimit" => {
-            let usable = cloud.hosts.all().filter(|(_, host)| host.is_reachable()).count();
-            let members: usize =
-                scenario.services.iter().map(|file| scenario.replicas_of(file) as usize).sum();
-            usable < members
-                || scenario.profile.volumes.zonal
-                || scenario.profile.volumes.attach_limit.is_some()
-        }
+        "PlacementNone" | "AttachLimit" => is_full(cloud, scenario),
         "DiskFull" | "IoError" | "VolumeBusy" | "EngineUnhealthy" | "VolumeDetaching" | "VolumeAttaching" => {
             cloud.troubles.any_volume(now)
         }
         _ => false,
     }
+}
+
+/// Whether the machines that can be reached are too few, as far as can be told without placing anything: where volumes
+/// stay in their zone, one that cannot be reached may be the one that is needed.
+fn is_full(cloud: &Cloud, scenario: &Scenario) -> bool {
+    let usable = cloud.hosts.all().filter(|(_, host)| host.is_reachable()).count();
+    let members: usize = scenario.services.iter().map(|file| scenario.replicas_of(file) as usize).sum();
+    let volumes = &scenario.profile.volumes;
+    let all_reachable = usable == cloud.hosts.all().count();
+    let takes = volumes.attach_limit.map_or(usize::MAX, |limit| usable.saturating_mul(limit as usize));
+    usable < members || members > takes || volumes.zonal && !all_reachable
 }
 
 /// Earlier holders that have given nothing back, as they are recorded: that they hold it no longer is what has to

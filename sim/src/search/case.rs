@@ -10,6 +10,7 @@ use crate::env::ClockSkew;
 use crate::exec::Schedule;
 use crate::fault::{Plan, Planned, RandomFaults};
 use crate::model::Profile;
+use crate::planted::{Planted, references};
 use crate::run::{Action, Scenario, Scripted};
 
 /// A run: a reference scenario on a profile, with a seed, with what is different, and with what goes wrong.
@@ -31,6 +32,9 @@ pub struct Case {
     /// What goes wrong at random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub random: Option<RandomFaults>,
+    /// The bugs that are planted, in a build that has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planted: Vec<Planted>,
 }
 
 /// What differs from a reference scenario.
@@ -137,6 +141,7 @@ impl Case {
             change: Change::default(),
             faults: Vec::new(),
             random: None,
+            planted: Vec::new(),
         }
     }
 
@@ -151,9 +156,7 @@ impl Case {
     /// # Errors
     /// If it names something that is not there.
     pub fn build(&self) -> Result<Scenario, CaseError> {
-        let reference =
-            library::find(&self.scenario).ok_or_else(|| CaseError::UnknownScenario(self.scenario.clone()))?;
-        let mut scenario = reference.scenario(profile(&self.profile)?, self.seed);
+        let mut scenario = self.reference()?;
         let change = self.change.clone();
         let set = |place: &mut u32, to: Option<u32>| *place = to.unwrap_or(*place);
         set(&mut scenario.zones, change.zones);
@@ -163,7 +166,7 @@ impl Case {
         for service in &mut scenario.services {
             set(&mut service.replicas, change.replicas);
         }
-        if reference.name != library::OWN && (scenario.nodes == 0 || scenario.servers == 0) {
+        if self.scenario != library::OWN && (scenario.nodes == 0 || scenario.servers == 0) {
             return Err(CaseError::Invalid("a run needs at least one node and one server".to_owned()));
         }
         scenario.storm_ms = change.storm_ms.unwrap_or(scenario.storm_ms);
@@ -179,6 +182,22 @@ impl Case {
         }
         scenario.heal.dead = change.dead.unwrap_or(scenario.heal.dead);
         scenario.plan = Plan { faults: self.faults.clone(), random: self.random.clone() };
+        scenario.planted.clone_from(&self.planted);
         Ok(scenario)
+    }
+
+    /// The reference as it is: of the library, or one that hunts for planted bugs begin with.
+    fn reference(&self) -> Result<Scenario, CaseError> {
+        let profile = profile(&self.profile)?;
+        if let Some(reference) = library::find(&self.scenario) {
+            return Ok(reference.scenario(profile, self.seed));
+        }
+        let hunted = references().into_iter().find(|hunted| hunted.name == self.scenario);
+        let hunted = hunted.ok_or_else(|| CaseError::UnknownScenario(self.scenario.clone()))?;
+        if hunted.profile.name != profile.name {
+            let (name, own) = (&self.scenario, &hunted.profile.name);
+            return Err(CaseError::Invalid(format!("\"{name}\" is only for the profile \"{own}\"")));
+        }
+        Ok(Scenario { seed: self.seed, ..hunted })
     }
 }

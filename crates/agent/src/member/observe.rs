@@ -7,7 +7,6 @@ use steadfast_core::engine::{Engine, EngineView, WantedRole};
 use steadfast_core::error::{Error, ErrorKind};
 use steadfast_core::ids::{Incarnation, Revision};
 use steadfast_core::model::{MemberPhase, Membership, Reason, Role};
-use steadfast_core::planted::{self, Planted};
 
 use super::bring_up::{Held, Setting};
 use super::data::{counting, wanted_role};
@@ -153,11 +152,7 @@ impl MemberTask {
         let (engine, peers) = (Arc::clone(&live.engine), &live.peers);
         let voters = counting(peers, Some(group)).map(|peer| peer.name.clone()).collect();
         let membership = Membership { term: group.membership_term, voters };
-        let wanted = if planted::is(Planted::StaleRole) {
-            wanted
-        } else {
-            wanted_role(&self.name, peers, Some(group), Some(role))
-        };
+        let wanted = wanted_role(&self.name, peers, Some(group), Some(role));
         let done = self.parts().env.timeout(ROLE_PATIENCE, engine.assume(&wanted)).await;
         let confirmed_at = self.now();
         let Some(live) = &mut self.live else { return Ok(false) };

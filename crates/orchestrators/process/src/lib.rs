@@ -86,6 +86,7 @@ impl ProcessOrchestrator {
         for node in nodes {
             let proof = match answers.remove(&node.record.node) {
                 _ if node.dead => Proof::Dead,
+                Some(Proof::Unknown) if planted::is(Planted::NoAnswerIsDeath) => Proof::Dead,
                 Some(proof) => proof,
                 None => Proof::Unknown,
             };

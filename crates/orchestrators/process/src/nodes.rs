@@ -137,7 +137,7 @@ pub(crate) fn health(
     if record.confirmed_dead.as_ref() == Some(&record.incarnation) {
         return NodeHealth::Dead(Evidence::OperatorConfirmed);
     }
-    if proof == Proof::Dead || proof == Proof::Unknown && planted::is(Planted::NoAnswerIsDeath) {
+    if proof == Proof::Dead {
         return NodeHealth::Dead(Evidence::NodeProvenDead);
     }
     let Some(Lease { silence, length }) = lease else { return NodeHealth::Unknown };

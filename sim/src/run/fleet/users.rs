@@ -38,6 +38,11 @@ impl Decides {
     fn same(&self, other: &Decides) -> bool {
         self.0.is_some() && self == other
     }
+
+    /// Whether the other request makes the service that this one is about.
+    fn is_about(&self, other: &Decides) -> bool {
+        matches!((&self.0, &other.0), (Some((service, _)), Some((made, "file"))) if service == made)
+    }
 }
 
 impl Fleet {
@@ -61,12 +66,18 @@ impl Fleet {
         let asking = async move {
             loop {
                 let Some(strong) = fleet.upgrade() else { return };
-                let waits = strong.state().unanswered.range(..asked).any(|(_, other)| other.same(&decides));
+                let earlier = |is: &dyn Fn(&Decides) -> bool| {
+                    strong.state().unanswered.range(..asked).any(|(_, other)| is(other))
+                };
+                let waits = earlier(&|other| other.same(&decides));
+                let being_made = earlier(&|other| decides.is_about(other));
                 let control = strong.state().servers.values().next().map(|(_, control)| control.clone());
                 drop(strong);
                 if let Some(control) = control.filter(|_| !waits) {
                     let answer = env.timeout(Duration::from_secs(30), ask(control, guard.clone())).await;
                     match answer {
+                        // Whoever is told of no such service while it is being made knows better.
+                        Some(Err(ControlError::NotFound { .. })) if being_made => {}
                         Some(Ok(()) | Err(ControlError::Invalid(_) | ControlError::NotFound { .. })) => {
                             let Some(fleet) = fleet.upgrade() else { return };
                             fleet.state().unanswered.remove(&asked);
