@@ -443,10 +443,7 @@ impl MemberTask {
                     );
                     self.status.blocked = Some((Reason::CrashLoop, text));
                 }
-                // Whether it shall run is read with every look, and told as soon as it is known.
-                let least =
-                    if view.wanted == Wanted::Unknown { timers.look } else { Duration::from_millis(10) };
-                delay.clamp(least, timers.look)
+                delay.clamp(Duration::from_millis(10), timers.look)
             }
         }
     }
