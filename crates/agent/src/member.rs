@@ -6,6 +6,7 @@ mod decide;
 mod ending;
 mod liveness;
 mod observe;
+mod reason;
 mod restarts;
 mod voters;
 
@@ -30,6 +31,7 @@ use crate::guards::GuardState;
 use crate::host::MountedVolume;
 use decide::{Holding, Process, Step, View, Wanted};
 use liveness::Liveness;
+use reason::reason_of;
 use restarts::Restarts;
 
 /// What is recorded of the member and its service.
@@ -431,6 +433,8 @@ impl MemberTask {
                 self.status.blocked = None;
                 timers.resync
             }
+            // Nothing is there, and whether anything shall be is not known: whoever hears of it wakes this task.
+            Process::None if view.wanted == Wanted::Unknown => self.growing_pause(),
             Process::None => {
                 let delay = self.restarts.delay(self.now());
                 self.status.phase = MemberPhase::Starting;
@@ -479,34 +483,4 @@ impl MemberTask {
         self.waits = self.waits.saturating_add(1);
         pause.min(self.parts().config.timers.look)
     }
-}
-
-/// The code for an error: its own, if its message begins with one, as the engines' do.
-fn reason_of(error: &Error) -> Reason {
-    let code = error.message().split_once(": ").map(|(code, _)| code);
-    let own = code.and_then(|code| Reason::ALL.iter().find(|reason| reason.as_str() == code).cloned());
-    own.or_else(|| disk_reason(error)).unwrap_or_else(|| match error.kind() {
-        ErrorKind::Throttled => Reason::Throttled,
-        ErrorKind::Denied => Reason::PermissionDenied,
-        ErrorKind::QuotaExceeded => Reason::QuotaReached,
-        ErrorKind::Unsupported => Reason::CapabilityMissing,
-        ErrorKind::Invalid => Reason::ConfigInvalid,
-        ErrorKind::Busy => Reason::VolumeBusy,
-        ErrorKind::Internal => Reason::Internal,
-        _ if error.backend() == "guards" || error.backend() == "agent" => Reason::EngineUnhealthy,
-        _ => Reason::StoreUnavailable,
-    })
-}
-
-/// The code of a disk that is full or read-only, if that is at the bottom of the error.
-fn disk_reason(error: &Error) -> Option<Reason> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            let reason = crate::disk::reason_of(io);
-            return [Reason::DiskFull, Reason::DiskReadOnly].contains(&reason).then_some(reason);
-        }
-        source = cause.source();
-    }
-    None
 }
