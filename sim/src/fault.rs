@@ -227,6 +227,10 @@ pub struct Fired {
     pub changed: bool,
 }
 
+/// So much more often than anything else at random: few calls are reads of a cloud, and few of these come so soon after a
+/// change that an earlier answer is another one.
+const LAGS_OFTEN: u64 = 20;
+
 /// The faults of a run, as they fire.
 #[derive(Debug, Default)]
 pub struct Faults {
@@ -245,8 +249,8 @@ impl Faults {
         Faults { unfired: planned.len(), planned, random: plan.random.clone(), ..Faults::default() }
     }
 
-    /// What befalls the `nth` call of a site, if anything.
-    pub fn befall(&mut self, now: Time, label: u64, nth: u32) -> Option<Fault> {
+    /// What befalls the `nth` call of a site, if anything. `lags`: its answer may be an earlier one.
+    pub fn befall(&mut self, now: Time, label: u64, nth: u32, lags: bool) -> Option<Fault> {
         if self.healed {
             return None;
         }
@@ -260,6 +264,10 @@ impl Faults {
             return None;
         }
         let draw = hash::draw(random.seed, label, u64::from(nth));
+        let often = u64::from(random.per_100k) * LAGS_OFTEN;
+        if lags && random.classes.contains(&Class::StaleRead) && (draw >> 20) % 100_000 < often {
+            return Some(Fault::StaleRead);
+        }
         if draw % 100_000 >= u64::from(random.per_100k) {
             return None;
         }

@@ -20,7 +20,7 @@ pub const FORMAT: u32 = 1;
 
 /// The version of the models: raised when calls get other names or the models another behaviour, so that stored
 /// plans have to be looked at.
-pub const MODEL: u32 = 1;
+pub const MODEL: u32 = 2;
 
 /// What a plan is expected to come to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

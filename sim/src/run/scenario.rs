@@ -224,8 +224,8 @@ impl Scenario {
         self.at(at_ms, Action::StopNode(Target::PrimaryOf("orders".to_owned())))
     }
 
-    /// What users ask of a service, in order.
-    fn asked<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a str> {
+    /// What users ask of a service before a time, in order.
+    fn asked<'a>(&'a self, service: &'a str, before_ms: u64) -> impl Iterator<Item = &'a str> {
         let mut asked: Vec<(u64, &str)> = self
             .script
             .iter()
@@ -233,6 +233,7 @@ impl Scenario {
                 Action::Ask(operation, of) if of == service => Some((scripted.at_ms, operation.as_str())),
                 _ => None,
             })
+            .filter(|(at_ms, _)| *at_ms < before_ms)
             .collect();
         asked.sort_by_key(|(at_ms, _)| *at_ms);
         asked.into_iter().map(|(_, operation)| operation)
@@ -240,19 +241,26 @@ impl Scenario {
 
     /// Whether a service shall run at the end, by the last that users ask for.
     pub fn is_wanted(&self, service: &str) -> bool {
-        let last =
-            self.asked(service).filter(|op| matches!(*op, "stop" | "start" | "delete" | "undelete")).last();
+        let last = self
+            .asked(service, u64::MAX)
+            .filter(|op| matches!(*op, "stop" | "start" | "delete" | "undelete"))
+            .last();
         !matches!(last, Some("stop" | "delete"))
     }
 
     /// How many members a service shall have at the end.
     pub fn replicas_of(&self, file: &ServiceFile) -> u32 {
-        self.asked(&file.name).filter_map(scaled_to).last().unwrap_or(file.replicas)
+        self.replicas_before(file, u64::MAX)
+    }
+
+    /// How many members users have asked for before a time.
+    pub fn replicas_before(&self, file: &ServiceFile, at_ms: u64) -> u32 {
+        self.asked(&file.name, at_ms).filter_map(scaled_to).last().unwrap_or(file.replicas)
     }
 
     /// The most members that a service ever has.
     pub fn most_replicas_of(&self, file: &ServiceFile) -> u32 {
-        self.asked(&file.name).filter_map(scaled_to).fold(file.replicas, u32::max)
+        self.asked(&file.name, u64::MAX).filter_map(scaled_to).fold(file.replicas, u32::max)
     }
 
     /// The version that the members of a service shall run at the end.

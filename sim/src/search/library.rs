@@ -182,11 +182,13 @@ pub const ALL: &[Reference] = &[
             "promotion",
             "the primary's zone is lost, another member is promoted, the zone comes back",
             |s| {
-                // What it took last has come to nobody else, and it has to forget it.
+                // Its clients have heard of the primary by now, and what it takes last comes to nobody else: it has to
+                // forget that.
+                let at_ms = SET + 15_000;
                 let alone = Cut { peers: true, ..Cut::default() };
-                let cut = pinned(s).at(SET - 1_500, Action::CutNode(primary(), alone, 1_500));
-                let lost = cut.at(SET, Action::StopNode(primary()));
-                storm(lost.at(85_000, Action::StartAllNodes), 110_000)
+                let cut = pinned(s).at(at_ms - 1_500, Action::CutNode(primary(), alone, 1_500));
+                let lost = cut.at(at_ms, Action::StopNode(primary()));
+                storm(lost.at(100_000, Action::StartAllNodes), 125_000)
             },
         ),
     ),

@@ -159,9 +159,11 @@ impl Caller {
             state.sites.count(&self.0.actor, workflow, ask.operation, ask.resource, (ask.writes, ask.local));
         let (label, question) =
             state.sites.all().get(site).map_or((0, None), |site| (site.label, site.question));
+        let lags = state.cloud.profile.stale_ms > 0
+            && Class::StaleRead.applies(ask.operation, ask.writes, ask.local);
         let fault = state
             .faults
-            .befall(now, label, nth)
+            .befall(now, label, nth, lags)
             .filter(|fault| fault.class().applies(ask.operation, ask.writes, ask.local));
         let span = if ask.local { (0, 1) } else { state.cloud.profile.call_ms };
         let way = |way: u64| hash::draw_in(span, self.world().0.seed, label, u64::from(nth) * 2 + way);

@@ -70,7 +70,7 @@ impl World {
         let entry = Entry::new(now, index, nth, Stage::Asked, 0);
         state.trace.push(entry, site.label);
         let missed =
-            state.faults.befall(now, site.label, nth).is_some_and(|f| f.class() == Class::MissedEvent);
+            state.faults.befall(now, site.label, nth, false).is_some_and(|f| f.class() == Class::MissedEvent);
         if missed {
             let key = site.key(nth);
             state.faults.note(now, key, Fault::MissedEvent, true);

@@ -29,8 +29,9 @@ impl Decides {
         match operation {
             "stop" | "start" | "delete" | "undelete" => Decides::new(service, "existence"),
             "pause" | "resume" => Decides::new(service, "pause"),
-            "roll_back" => Decides::new(service, "file"),
-            _ if operation.starts_with("scale to ") => Decides::new(service, "members"),
+            _ if operation == "roll_back" || operation.starts_with("scale to ") => {
+                Decides::new(service, "file")
+            }
             _ => Decides::default(),
         }
     }
@@ -102,10 +103,11 @@ impl Fleet {
         });
     }
 
-    /// Lets a user bring a service to another service file.
+    /// Lets a user bring a service to another service file, which has as many members as users have asked for by now.
     pub fn upgrade(self: &Arc<Self>, file: &ServiceFile) {
         let Ok(name) = file.name.parse::<ServiceName>() else { return };
-        let input = file.input();
+        let replicas = self.scenario.replicas_before(file, self.world.now().millis());
+        let input = ServiceFile { replicas, ..file.clone() }.input();
         self.ask_until(Decides::new(&file.name, "file"), move |control, guard| {
             let (name, input) = (name.clone(), input.clone());
             async move { control.upgrade(&name, input, guard).await.map(drop) }
