@@ -24,9 +24,10 @@ test-e2e: install-test-deps ## The end-to-end suites alone: about ten minutes
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --package steadfast-workspace --all-features --no-fail-fast
 
-# Not part of `make test`: the whole of it has not been run to its end yet.
+# `make test` has each site and class in one scenario. Here they are in every one that comes by them, on every profile:
+# tens of thousands of runs, hours.
 sim-long: ## The simulator for long: every fault at every call, pairs, at random, the repeats (SIM_BUDGET=10m)
-	cargo run --locked --release --package steadfast-sim -- enumerate
+	cargo run --locked --release --package steadfast-sim -- enumerate --every-profile
 	cargo run --locked --release --package steadfast-sim -- enumerate --pairs --budget $(or $(SIM_BUDGET),10m)
 	cargo run --locked --release --package steadfast-sim -- run --budget $(or $(SIM_BUDGET),10m)
 	cargo run --locked --release --package steadfast-sim -- replay sim/plans

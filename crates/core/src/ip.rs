@@ -55,6 +55,9 @@ pub trait IpProvider: Debug + Display + Send + Sync + 'static {
     async fn allocate(&self, owner: &MemberId, zone: Option<&ZoneName>) -> Result<IpAddr>;
 
     /// What is known of an address; `None` if it is not allocated.
+    ///
+    /// # Behavior
+    /// - It may be some seconds old: what is done because of it names the expected holder.
     async fn status(&self, address: IpAddr) -> Result<Option<AddressStatus>>;
 
     /// Assigns an allocated address to `node`, taking it from `expected`.

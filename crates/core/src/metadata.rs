@@ -131,7 +131,8 @@ pub trait MetadataDb: Debug + Display + Send + Sync + 'static {
     /// - `prefix` matches whole path segments only: `members/a` has `members/a/b`, not `members/ab`,
     ///   and not `members/a` itself.
     /// - Each record is current at some moment during the call; the page is not a snapshot.
-    /// - At most `limit` items; `more` says whether the prefix has further ones.
+    /// - At most `limit` items, and it may be fewer although there are more, but then at least one: `more` says whether
+    ///   the prefix has further ones.
     async fn scan(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Page>;
 
     /// Hints about changes under `prefix`, from the call on.

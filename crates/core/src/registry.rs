@@ -181,13 +181,18 @@ pub trait Registry: Debug + Display + Send + Sync + 'static {
     /// - Idempotent; an existing zone keeps its records.
     async fn ensure_zone(&self, zone: &DomainName) -> Result<()>;
 
-    /// What `name` holds now, at the authority (not in any cache).
+    /// What `name` holds, at the authority (not in any cache).
+    ///
+    /// # Behavior
+    /// - It may be some seconds old: what is done because of it names the expected value.
     async fn resolve(&self, name: &DomainName, kind: RecordKind) -> Result<Option<RecordSet>>;
 
     /// Gives `name` the value `set` if it now holds `expected`.
     ///
     /// # Behavior
     /// - Compare and change are one step: of two racing changes with the same expectation one is applied.
+    /// - Values are compared, not versions: if `name` has held something else in between, and `expected` again by now,
+    ///   the change is applied. Whoever changes names looks again.
     /// - A name that holds `set` already is `Applied`, whatever was expected: repeating is safe.
     /// - Refuses an empty set, and a name outside every zone, with `Invalid` and no effect.
     async fn upsert(

@@ -109,6 +109,9 @@ pub trait VolumeProvider: Debug + Display + Send + Sync + 'static {
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId>;
 
     /// What is known of a volume; `None` if it does not exist.
+    ///
+    /// # Behavior
+    /// - It may be some seconds old, as clouds' answers are: what is done because of it names the expected holder.
     async fn describe(&self, id: &VolumeId) -> Result<Option<VolumeStatus>>;
 
     /// Every volume of a cluster.
