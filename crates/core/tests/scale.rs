@@ -194,7 +194,9 @@ async fn a_leader_that_could_not_hand_over_is_told_again_ever_more_rarely_and_go
     let (mut world, server) = served("plain", 3).await;
     let operation = server.switchover(&orders(), None, Some(member(2)), Guard::default()).await.unwrap();
     world.finish(&server, &operation.id).await.unwrap();
-    world.nodes.values_mut().for_each(|node| drop(node.stubborn.insert(member(2))));
+    for node in world.nodes.values_mut() {
+        node.stubborn.insert(member(2));
+    }
     let operation = to(&server, 2).await;
     let mut failed = Vec::new();
     while failed.len() < 3 {
@@ -212,7 +214,9 @@ async fn a_leader_that_could_not_hand_over_is_told_again_ever_more_rarely_and_go
     let pauses = [failed[1].since(failed[0]), failed[2].since(failed[1])];
     assert!(pauses[0] >= MINUTE && pauses[1] >= MINUTE * 2, "{pauses:?}");
     // The cause is gone: nobody has to do anything.
-    world.nodes.values_mut().for_each(|node| node.stubborn.clear());
+    for node in world.nodes.values_mut() {
+        node.stubborn.clear();
+    }
     assert_eq!(world.finish(&server, &operation.id).await.unwrap().state, OperationState::Succeeded);
     healthy(&mut world, &server).await;
     let now = role(&server).await;
