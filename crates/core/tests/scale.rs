@@ -194,8 +194,9 @@ async fn a_leader_that_could_not_hand_over_is_told_again_ever_more_rarely_and_go
     let (mut world, server) = served("plain", 3).await;
     let operation = server.switchover(&orders(), None, Some(member(2)), Guard::default()).await.unwrap();
     world.finish(&server, &operation.id).await.unwrap();
+    // Nobody is as far as the leader, so nobody may take over from it.
     for node in world.nodes.values_mut() {
-        node.stubborn.insert(member(2));
+        node.positions.insert(member(2), 9);
     }
     let operation = to(&server, 2).await;
     let mut failed = Vec::new();
@@ -215,12 +216,30 @@ async fn a_leader_that_could_not_hand_over_is_told_again_ever_more_rarely_and_go
     assert!(pauses[0] >= MINUTE && pauses[1] >= MINUTE * 2, "{pauses:?}");
     // The cause is gone: nobody has to do anything.
     for node in world.nodes.values_mut() {
-        node.stubborn.clear();
+        node.positions.clear();
     }
     assert_eq!(world.finish(&server, &operation.id).await.unwrap().state, OperationState::Succeeded);
     healthy(&mut world, &server).await;
     let now = role(&server).await;
     assert_eq!((now.leader != Some(member(2)), now.successor, now.failures), (true, None, 0));
+}
+
+/// It does not stop leading, so the others elect; after that there is nothing left for it to hand over.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_does_not_let_go_is_removed_once_another_one_leads() {
+    let (mut world, server) = served("plain", 3).await;
+    let operation = server.switchover(&orders(), None, Some(member(2)), Guard::default()).await.unwrap();
+    world.finish(&server, &operation.id).await.unwrap();
+    let term = role(&server).await.term.0;
+    for node in world.nodes.values_mut() {
+        node.stubborn.insert(member(2));
+    }
+    let operation = to(&server, 2).await;
+    assert_eq!(world.finish(&server, &operation.id).await.unwrap().state, OperationState::Succeeded);
+    healthy(&mut world, &server).await;
+    let now = role(&server).await;
+    assert_ne!(now.leader, Some(member(2)));
+    assert_eq!(now.term.0, term + 2, "one handover, which it did not obey, and one election");
 }
 
 #[tokio::test(start_paused = true)]

@@ -151,7 +151,7 @@ impl Step<'_> {
         if let Some(wait) = self.unhealthy(Some(self.name)) {
             return Next::Wait(wait);
         }
-        if self.last.is_some_and(|last| rolling::is_leader(self.facts, self.name, last)) {
+        if self.leads() {
             return self.move_leadership();
         }
         if self.group.group.change.is_none() {
@@ -164,6 +164,15 @@ impl Step<'_> {
                 Next::Group(group, format!("{} counts no more, and is removed", self.name))
             }
             Err(wait) => Next::Wait(wait),
+        }
+    }
+
+    /// Whether the last member leads. Where that is ours to say the record does, and another one is confirmed by now:
+    /// who calls itself leader all the same has not let go, and is stopped like any other.
+    fn leads(&self) -> bool {
+        match self.group.role {
+            Some(role) => role.leader.as_ref() == Some(self.name),
+            None => self.last.is_some_and(|last| rolling::is_leader(self.facts, self.name, last)),
         }
     }
 

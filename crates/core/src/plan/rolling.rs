@@ -132,7 +132,11 @@ fn renew_leader(facts: &Facts, leader: &InLine<'_>) -> Action {
     if facts.revision.blueprint.rolling == RollingOrder::InPlace || planted::is(Planted::PrimaryFirst) {
         return restart(facts, leader, "");
     }
-    let led = facts.groups().find(|group| group.role.is_some() && group.name == &leader.member.record.group);
+    // One that calls itself leader, while another one is by record, has no leadership to hand over.
+    let led = facts.groups().find(|group| {
+        group.name == &leader.member.record.group
+            && group.role.is_some_and(|role| role.leader.as_ref() == Some(leader.name))
+    });
     match led.map(|group| handover::begin(facts, &group, None, " before it is restarted")) {
         Some(Ok(action)) => action,
         Some(Err(why)) => restart(facts, leader, &format!("; in place: {why}")),
