@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_core::ids::{MemberName, NodeName, ServiceName};
-use steadfast_core::model::{Role, RolePhase};
+use steadfast_core::model::{MemberPhase, Role, RolePhase};
 
 use super::Rule;
 use crate::model::engine::Doing;
@@ -120,7 +120,9 @@ impl NoNeed {
                 *member == other.member && guard.generation() >= other.generation
             });
             let here = serves(cloud, &other.member) && there;
-            other.service == now.service && other.member != now.member && other.generation.0 > 1 && !here
+            // One that was removed, or stopped, is not to be there.
+            let awaited = other.run && other.phase != MemberPhase::Removed && other.generation.0 > 1;
+            other.service == now.service && other.member != now.member && awaited && !here
         });
         missing.map_or(Ok(()), |other| {
             Err(format!("{} is told to restart, and {} was told and is not there", now.member, other.member))

@@ -36,8 +36,11 @@ impl Decides {
         }
     }
 
-    fn same(&self, other: &Decides) -> bool {
-        self.0.is_some() && self == other
+    /// Whether the answer to the other request, made earlier, is waited for: it decides the same, or would not be heard
+    /// any more once the service is gone.
+    fn comes_after(&self, other: &Decides) -> bool {
+        let gone = matches!(self.0, Some((_, "existence"))) && self.is_about(other);
+        gone || self.0.is_some() && self == other
     }
 
     /// Whether the other request makes the service that this one is about.
@@ -70,7 +73,7 @@ impl Fleet {
                 let earlier = |is: &dyn Fn(&Decides) -> bool| {
                     strong.state().unanswered.range(..asked).any(|(_, other)| is(other))
                 };
-                let waits = earlier(&|other| other.same(&decides));
+                let waits = earlier(&|other| decides.comes_after(other));
                 let being_made = earlier(&|other| decides.is_about(other));
                 let control = strong.state().servers.values().next().map(|(_, control)| control.clone());
                 drop(strong);
