@@ -61,7 +61,7 @@ pub fn run_with(scenario: &Scenario, cast: &Cast) -> Result<Outcome, String> {
     });
     if judge.goes_on(scenario) {
         heal::heal(&fleet, scenario);
-        heal::settle(&world, &mut judge, scenario, &mut timings);
+        heal::settle(&fleet, &mut judge, scenario, &mut timings);
     }
     world.look(|state| judge.at_end(world.now(), state));
     let outcome = Outcome::of(&world, judge, timings);

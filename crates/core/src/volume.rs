@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ids::{ClusterName, MemberId, MemberName, NodeName, VolumeId, VolumeName, ZoneName};
 
 /// What a volume shall be.
@@ -92,6 +92,20 @@ pub struct VolumeCapabilities {
     pub grow: bool,
     /// Whether it makes snapshots.
     pub snapshot: bool,
+}
+
+/// Gives back what `node` may hold of a volume. A volume that is somebody else's, or does not exist, is given back.
+///
+/// It is asked for whatever [`describe`](VolumeProvider::describe) says: that may be older than an attachment that has
+/// just been begun, which would then stay for ever.
+///
+/// # Errors
+/// What the provider says. Calling again is always right.
+pub async fn give_back(volumes: &dyn VolumeProvider, id: &VolumeId, node: &NodeName) -> Result<()> {
+    match volumes.begin_detach(id, node).await {
+        Err(error) if !matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// A source of volumes. Calls begin a change and return; what came of it is seen by [`describe`](Self::describe).

@@ -115,6 +115,19 @@ async fn members_come_one_at_a_time_with_names_and_addresses() {
     }
 }
 
+/// Its record is kept, because its volumes are: a restart that waited for it would never end.
+#[tokio::test(start_paused = true)]
+async fn a_restart_does_not_wait_for_a_member_that_has_left() {
+    let (mut world, server) = served("plain", 3).await;
+    let scaled = to(&server, 2).await;
+    world.finish(&server, &scaled.id).await.unwrap();
+    assert!(server.store().member(&orders(), &member(2)).await.unwrap().is_some());
+    let restart = server.restart(&orders(), Guard::default()).await.unwrap();
+    assert_eq!(restart.targets.into_keys().collect::<Vec<_>>(), [member(0), member(1)]);
+    let ended = world.finish(&server, &restart.id).await.unwrap();
+    assert_eq!(ended.state, OperationState::Succeeded);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_member_that_has_not_caught_up_does_not_count() {
     let (mut world, server) = served("quorum", 3).await;

@@ -23,10 +23,14 @@ fn member(ordinal: u32) -> MemberName {
 
 /// A service of three, whose primary is `orders-0`.
 async fn served(nodes: u32, options: serde_json::Value) -> (World, Control) {
-    let mut world = World::new(TestEnvironment::new(11).environment, nodes).await.unwrap();
-    let server = world.plain_server("server-1").unwrap();
     let mut file = service_file("orders", 3);
     file["options"] = options;
+    created(nodes, file).await
+}
+
+async fn created(nodes: u32, file: serde_json::Value) -> (World, Control) {
+    let mut world = World::new(TestEnvironment::new(11).environment, nodes).await.unwrap();
+    let server = world.plain_server("server-1").unwrap();
     let created = server.apply(file, Guard::default()).await.unwrap();
     world.finish(&server, &created.id).await.unwrap();
     (world, server)
@@ -286,4 +290,19 @@ async fn what_cannot_be_handed_over_is_refused() {
     world.finish(&server, &stop.id).await.unwrap();
     let asked = server.switchover(&orders(), None, None, Guard::default()).await;
     assert!(matches!(asked.unwrap_err(), ControlError::Conflict { .. }));
+}
+
+/// It would wait for a replica for ever, and keep every other operation waiting.
+#[tokio::test(start_paused = true)]
+async fn the_only_member_has_nobody_to_hand_over_to() {
+    let (mut world, server) = created(2, service_file("orders", 1)).await;
+    let asked = server.switchover(&orders(), None, None, Guard::default()).await;
+    let ControlError::Refused { reason, message, .. } = asked.unwrap_err() else { panic!("it was begun") };
+    assert_eq!(reason, Reason::ConfigInvalid);
+    assert!(message.contains("orders-0 is the only member"), "{message}");
+    let scaled = server.scale(&orders(), None, 2, Guard::default()).await.unwrap();
+    world.finish(&server, &scaled.id).await.unwrap();
+    let operation = server.switchover(&orders(), None, None, Guard::default()).await.unwrap();
+    world.finish(&server, &operation.id).await.unwrap();
+    assert_eq!(primary(&server).await, Some(member(1)));
 }

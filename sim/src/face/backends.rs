@@ -23,7 +23,6 @@ use steadfast_orchestrator_process::{NodeProver, Proof};
 
 use super::RoleOf;
 use crate::hash::{self, Hasher};
-use crate::model::Fact;
 use crate::model::profile::ProverKind;
 use crate::model::store::MAX_VALUE_BYTES;
 use crate::world::{Answer, Ask, Caller};
@@ -361,13 +360,13 @@ impl Registry for SimRegistry {
         let before = self.0.world().look(|state| state.cloud.dns.changes(name, set.kind()));
         self.0
             .call(ask, move |cloud, now| {
-                let holds = cloud.dns.resolve(&own, set.kind());
-                let returned = cloud.dns.changes(&own, set.kind()) != before && holds == expected;
-                if returned && holds.as_ref() != Some(&set) {
-                    cloud.truth.note(now, Fact::NameReturned { name: own.clone() });
-                }
-                let expected = if planted::is(Planted::StaleName) { holds } else { expected.clone() };
-                cloud.upsert_name(now, &own, &set, expected.as_ref())
+                let (dns, kind) = (&cloud.dns, set.kind());
+                let (expected, before) = if planted::is(Planted::StaleName) {
+                    (dns.resolve(&own, kind), dns.changes(&own, kind))
+                } else {
+                    (expected.clone(), before)
+                };
+                cloud.upsert_name(now, &own, &set, expected.as_ref(), before)
             })
             .await
     }

@@ -28,6 +28,9 @@ pub(super) struct NoNeed {
     before: BTreeMap<String, MemberRecorded>,
     told: BTreeMap<MemberName, MemberRecorded>,
     silent: BTreeMap<NodeName, Time>,
+    /// When a guard last ended its engine with the node's lease: nothing had been heard of it for that long, whatever is
+    /// heard since.
+    lapsed: BTreeMap<NodeName, Time>,
     /// An operator has said of a node that it is dead: what follows is the operator's.
     confirmed: bool,
     /// The services that let their data move on an expired lease.
@@ -66,6 +69,10 @@ impl Rule for NoNeed {
                 self.confirmed |= text.starts_with("ConfirmDead");
                 Ok(())
             }
+            Fact::EngineDown { node, why: "its lease has ended", .. } => {
+                self.lapsed.insert(node.clone(), at);
+                Ok(())
+            }
             Fact::MemberRecorded(now) => {
                 let before = self.before.insert(now.id.clone(), (**now).clone());
                 self.told.insert(now.member.clone(), (**now).clone());
@@ -92,7 +99,9 @@ impl NoNeed {
         }
         let host = cloud.hosts.get(from);
         let by_lease = self.by_lease.contains(now.service.as_str());
-        let lives = host.is_some_and(|host| host.running && (!by_lease || !is_silent(host) && host.agent));
+        let lapsed = self.lapsed.get(from).is_some_and(|since| at.since(*since).as_millis() < SILENT_MS);
+        let heard = |host: &Host| !is_silent(host) && host.agent && !lapsed;
+        let lives = host.is_some_and(|host| host.running && (!by_lease || heard(host)));
         let unproven = !by_lease && cloud.profile.lease_margin_ms.is_some();
         if lives && (unproven || cloud.hosts.engine(from, &now.member).is_some()) {
             return Err(format!("{} is moved from {from}, which lives, to {to}", now.member));

@@ -17,9 +17,7 @@ use crate::world::State;
 pub(super) struct Names {
     /// For each primary's name: the highest term it was set for, and for which term each address was last set.
     terms: BTreeMap<DomainName, (u64, BTreeMap<IpAddr, u64>)>,
-    /// The name that holds again what a change on its way expects: the change is the next thing that happens.
-    returned: Option<DomainName>,
-    /// The names that such a change has set back, until they are set right.
+    /// The names that an old change has set back, until they are set right.
     set_back: BTreeSet<DomainName>,
 }
 
@@ -36,19 +34,14 @@ impl Rule for Names {
     fn fact(&mut self, _at: Time, fact: &Fact, state: &State) -> Result<(), String> {
         let cloud = &state.cloud;
         match fact {
-            Fact::NameReturned { name } => {
-                self.returned = Some(name.clone());
-                Ok(())
-            }
-            Fact::NameSet { name, set } => {
-                let returned = self.returned.take().as_ref() == Some(name);
+            Fact::NameSet { name, set, returned } => {
                 let RecordSet::Addresses(set) = set else { return Ok(()) };
                 let Some(service) = service_of_primary(name) else {
                     return is_own(cloud, name, set.iter().copied());
                 };
                 self.set_back.remove(name);
                 let forward = self.primary_set(cloud, name, &service, set.iter().copied());
-                if returned && forward.is_err() {
+                if *returned && forward.is_err() {
                     // Registries compare values, and know of no versions: after leadership has gone from one member to
                     // another and back, a change that was on its way all the while is carried out. Nobody can prevent
                     // it, but it is seen at the next look.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use steadfast_core::ids::{MemberName, RoleTerm};
-use steadfast_core::registry::{DomainName, RecordSet};
+use steadfast_core::registry::RecordSet;
 
 use super::Rule;
 use crate::model::{Cloud, Fact};
@@ -18,8 +18,6 @@ pub(super) struct PrimaryName {
     led_at: BTreeMap<MemberName, Time>,
     /// By service: the highest term its name has shown.
     shown: BTreeMap<String, RoleTerm>,
-    /// The name that a change on its way sets next although it is an old one: that it is set right is S6's.
-    returned: Option<DomainName>,
 }
 
 impl Rule for PrimaryName {
@@ -47,12 +45,7 @@ impl Rule for PrimaryName {
                 }
                 Ok(())
             }
-            Fact::NameReturned { name } => {
-                self.returned = Some(name.clone());
-                Ok(())
-            }
-            Fact::NameSet { name, set } => {
-                let returned = self.returned.take().as_ref() == Some(name);
+            Fact::NameSet { name, set, returned } => {
                 let RecordSet::Addresses(set) = set else { return Ok(()) };
                 let mut labels = name.as_str().split('.');
                 let (Some("primary"), Some(service)) = (labels.next(), labels.next()) else { return Ok(()) };
@@ -67,7 +60,8 @@ impl Rule for PrimaryName {
                         ));
                     }
                     let shown = self.shown.entry(service.clone()).or_insert(*term);
-                    if *term < *shown && returned {
+                    // That it is set right is S6's.
+                    if *term < *shown && *returned {
                         continue;
                     }
                     if *term < *shown {

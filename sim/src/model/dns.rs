@@ -62,7 +62,8 @@ impl DnsModel {
 }
 
 impl Cloud {
-    /// Gives a name a value, if it holds what is expected.
+    /// Gives a name a value, if it holds what is expected. `changes_before` is how often the name had been changed
+    /// when this was asked for, which is told to judges only: registries compare values.
     ///
     /// # Errors
     /// `Invalid` for an empty value or a name outside every zone.
@@ -72,6 +73,7 @@ impl Cloud {
         name: &DomainName,
         set: &RecordSet,
         expected: Option<&RecordSet>,
+        changes_before: u64,
     ) -> Result<NameOutcome> {
         if set.is_empty() || !self.dns.zones.iter().any(|zone| name.is_within(zone)) {
             let message = "an empty value, or a name outside every zone";
@@ -87,7 +89,8 @@ impl Cloud {
             return Ok(NameOutcome::Stale(holds.cloned()));
         }
         self.dns.records.insert(key, set.clone());
-        self.truth.note(now, Fact::NameSet { name: name.clone(), set: set.clone() });
+        let returned = self.dns.changes(name, set.kind()) != changes_before;
+        self.truth.note(now, Fact::NameSet { name: name.clone(), set: set.clone(), returned });
         self.spread(now, name, set.kind());
         Ok(NameOutcome::Applied)
     }

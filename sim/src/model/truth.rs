@@ -60,11 +60,9 @@ pub enum Fact {
     Detached { volume: VolumeId },
     /// An address has another holder.
     AddressMoved { address: IpAddr, to: Option<NodeName> },
-    /// A name has a value.
-    NameSet { name: DomainName, set: RecordSet },
-    /// A name has come to hold again what a change on its way expects, and something else in between: names are
-    /// compared by their values, so that it is carried out next.
-    NameReturned { name: DomainName },
+    /// A name has a value. `returned`: while the change was on its way, the name has held something else, and come to
+    /// hold again what the change expects.
+    NameSet { name: DomainName, set: RecordSet, returned: bool },
     /// A name has none any more.
     NameRemoved { name: DomainName },
     /// A process asks for something that only a member's holder may.

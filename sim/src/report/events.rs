@@ -218,12 +218,9 @@ fn of_fact(at: Time, fact: &Fact, epochs: &mut BTreeMap<String, u64>) -> Option<
             let holder = to.as_ref().map_or("nobody", |node| node.as_str());
             event(&[&format!("address {address}"), holder], Mark::Plain, format!("{address} is {holder}'s"))
         }
-        Fact::NameSet { name, set } => {
-            event(&[&format!("name {name}")], Mark::Plain, format!("{name} is {set:?}"))
-        }
-        Fact::NameReturned { name } => {
-            let text = format!("{name} holds again what a change on its way expects");
-            event(&[&format!("name {name}")], Mark::Plain, text)
+        Fact::NameSet { name, set, returned } => {
+            let late = if *returned { ", by a change that is older than it looks" } else { "" };
+            event(&[&format!("name {name}")], Mark::Plain, format!("{name} is {set:?}{late}"))
         }
         Fact::NameRemoved { name } => {
             event(&[&format!("name {name}")], Mark::Plain, format!("{name} is taken away"))

@@ -67,8 +67,9 @@ pub(super) fn heal(fleet: &Arc<Fleet>, scenario: &Scenario) {
 
 /// Waits for the desired state, within its bound, and sees that it stays, without a change being made again and
 /// again. What cannot be reached has to be declared, with a reason that is true.
-pub(super) fn settle(world: &World, judge: &mut Judge, scenario: &Scenario, timings: &mut Timings) {
+pub(super) fn settle(fleet: &Fleet, judge: &mut Judge, scenario: &Scenario, timings: &mut Timings) {
     const STEP_MS: u64 = 500;
+    let world = fleet.world();
     let begun = world.now();
     let bound = begun.plus_millis(bound::of(scenario));
     let mut good_since: Option<(Time, Changes)> = None;
@@ -79,7 +80,8 @@ pub(super) fn settle(world: &World, judge: &mut Judge, scenario: &Scenario, timi
             return;
         }
         let now = world.now();
-        match world.look(|state| as_desired(&state.cloud, scenario, now)) {
+        let all_answered = fleet.all_answered();
+        match all_answered.and_then(|()| world.look(|state| as_desired(&state.cloud, scenario, now))) {
             Ok(()) => {
                 let (since, before) = good_since.get_or_insert_with(|| (now, Changes::so_far(world)));
                 if now.since(*since).as_millis() >= u128::from(scenario.heal.stable_ms) {
@@ -198,8 +200,8 @@ fn declares(cloud: &Cloud, member: &str, reason: &str) -> bool {
     })
 }
 
-/// Whether members are to come or go, by the service's record.
-fn is_changing(cloud: &Cloud, file: &ServiceFile) -> bool {
+/// What is still being done to a service, by its record.
+fn under_way(cloud: &Cloud, file: &ServiceFile) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Record {
         body: Service,
@@ -207,9 +209,13 @@ fn is_changing(cloud: &Cloud, file: &ServiceFile) -> bool {
     let of_service = |key: &Key| key.segments().skip(2).eq(["services", file.name.as_str()]);
     let found = cloud.store.all().iter().find(|(key, _)| of_service(key));
     let record = found.and_then(|(_, record)| serde_json::from_slice::<Record>(&record.value).ok());
-    record.is_some_and(|record| {
-        record.body.groups.values().any(|group| group.change.is_some() || group.target() != group.replicas)
-    })
+    let service = record?.body;
+    if let Some(operation) = service.operation {
+        return Some(format!("operation {operation} on {} has not ended", file.name));
+    }
+    let changes =
+        service.groups.values().any(|group| group.change.is_some() || group.target() != group.replicas);
+    changes.then(|| format!("the members of {} are still changing", file.name))
 }
 
 fn serves(
@@ -239,8 +245,8 @@ fn serves(
     if running.len() + scenario.heal.blocked.len() != replicas as usize {
         return Err(format!("{} of {replicas} members of {} run", running.len(), file.name));
     }
-    if is_changing(cloud, file) {
-        return Err(format!("the members of {} are still changing", file.name));
+    if let Some(text) = under_way(cloud, file).filter(|_| scenario.heal.blocked.is_empty()) {
+        return Err(text);
     }
     if file.is_led_by_us() && leaders != 1 {
         return Err(format!("{leaders} members of {} take writes", file.name));

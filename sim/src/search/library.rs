@@ -227,6 +227,18 @@ pub const ALL: &[Reference] = &[
             },
         ),
     ),
+    on(
+        &["block-storage"],
+        reference(
+            "wrong-word",
+            "an operator says that a node is dead, which is only cut off, and goes on writing for its clients",
+            |s| {
+                let alone = Cut { control: true, peers: true, clients: false };
+                let cut = busy(s).at(SET, Action::CutNode(primary(), alone, 60_000));
+                storm(cut.at(SET + 8_000, Action::ConfirmDead(primary())), 100_000)
+            },
+        ),
+    ),
     reference("switchover", "leadership is handed over in order, and back", |s| {
         ask(ask(busy(s), SET, "switchover to orders-1"), 45_000, "switchover to orders-0")
     }),

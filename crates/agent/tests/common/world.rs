@@ -239,6 +239,7 @@ impl World {
             address: Some(AddressBinding { address, last_holder: None }),
             initialised: None,
             last_node: None,
+            zone: None,
             phase_since: Timestamp::UNIX_EPOCH,
             events: EventRing::default(),
             extra: serde_json::Map::new(),

@@ -1,6 +1,6 @@
 //! Changes: recorded before the call returns, finished by whichever server works on the service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -325,9 +325,11 @@ impl Control {
         service: &Service,
     ) -> ControlResult<BTreeMap<MemberName, Generation>> {
         let members = self.store.members(&service.name).await?;
+        // One that has left is a record only, which is kept because its volumes are: it would never come back.
+        let stay: BTreeSet<MemberName> = service.member_names().map(|(.., member)| member).collect();
         Ok(members
             .into_iter()
-            .filter(|member| member.body.service_id == service.id)
+            .filter(|member| member.body.service_id == service.id && stay.contains(&member.body.name))
             .map(|member| (member.body.name.clone(), member.body.generation.next()))
             .collect())
     }

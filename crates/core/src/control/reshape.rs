@@ -50,8 +50,8 @@ impl Control {
     /// - Clients that write are refused meanwhile.
     ///
     /// # Errors
-    /// `NotFound`; `Refused` if the engine decides itself who leads, or `to` is no other member of the group;
-    /// `Conflict` while the service is stopped or deleted, or while another operation runs.
+    /// `NotFound`; `Refused` if the engine decides itself who leads, `to` is no other member of the group, or the
+    /// leader has nobody beside it; `Conflict` while the service is stopped or deleted, or while another operation runs.
     pub async fn switchover(
         &self,
         name: &ServiceName,
@@ -193,6 +193,13 @@ impl Control {
                 remedy: format!("wait until somebody does: steadfast get {name}"),
             });
         };
+        if !service.member_names().any(|(of, _, member)| *of == group && member != from) {
+            return Err(refused(
+                Reason::ConfigInvalid,
+                format!("{from} is the only member of group {group}: nobody is there to take over"),
+                format!("give it another member first, or: steadfast restart {name}"),
+            ));
+        }
         let known = service.member_names().any(|(of, _, member)| *of == group && Some(&member) == to);
         if let Some(to) = to.filter(|to| !known || **to == from) {
             return Err(refused(

@@ -17,7 +17,7 @@ use crate::planted::{self, Planted};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet};
 use crate::runtime::Environment;
 use crate::store::Store;
-use crate::volume::{VolumeSpec, VolumeStatus};
+use crate::volume::{self, VolumeSpec, VolumeStatus};
 use crate::workflow::claim::{push_event, set_phase};
 
 use super::Snapshot;
@@ -170,6 +170,7 @@ impl<'a> Executor<'a> {
             address: None,
             initialised: None,
             last_node: None,
+            zone: None,
             phase_since: now,
             events: EventRing::default(),
             extra: serde_json::Map::new(),
@@ -210,11 +211,7 @@ impl<'a> Executor<'a> {
         let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
         let record = &found.record;
         let revision = &snapshot.facts.revision;
-        let zone = record
-            .placed_on
-            .as_ref()
-            .and_then(|node| snapshot.facts.nodes.get(node))
-            .map(|node| node.zone.clone());
+        let zone = record.zone.clone();
         let mut volumes = Vec::new();
         for (volume, default_size) in &revision.blueprint.volumes {
             let claim = revision.spec.volumes.iter().find(|claim| &claim.name == volume);
@@ -262,8 +259,10 @@ impl<'a> Executor<'a> {
         if !holds {
             return Ok(Progress::Stale);
         }
+        let zone = snapshot.facts.nodes.get(node).map(|node| node.zone.clone());
         self.change_member(snapshot, name, |record, now| {
             record.placed_on = Some(node.clone());
+            record.zone = record.zone.take().or_else(|| zone.clone());
             set_phase(record, MemberPhase::Pending, now);
             push_event(record, now, reason.clone(), format!("{message}; placed on {node}"));
         })
@@ -281,10 +280,7 @@ impl<'a> Executor<'a> {
         let Some(found) = snapshot.facts.members.get(name) else { return Ok(Progress::Stale) };
         let record = &found.record;
         for id in record.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
-            let status = self.backends.volumes.describe(id).await?;
-            if status.is_some_and(|status| status.attachment.holder() == Some(&holder.node)) {
-                self.backends.volumes.begin_detach(id, &holder.node).await?;
-            }
+            volume::give_back(&*self.backends.volumes, id, &holder.node).await?;
         }
         if let Some(binding) = &record.address {
             // Held by somebody else by now is as good as given back.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{EventRing, Reason};
 use crate::ids::{
     Epoch, Generation, GroupName, Incarnation, MemberId, MemberName, MembershipTerm, NodeName, Ordinal,
-    Revision, RoleTerm, ServiceId, ServiceName, VolumeId, VolumeName,
+    Revision, RoleTerm, ServiceId, ServiceName, VolumeId, VolumeName, ZoneName,
 };
 use crate::runtime::Timestamp;
 
@@ -205,6 +205,9 @@ pub struct Member {
     pub initialised: Option<Initialised>,
     /// Where it ran last, to come back to if it can.
     pub last_node: Option<NodeName>,
+    /// The zone of its first placement, recorded before anything is made there: that of its volumes and its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
     /// When the phase was recorded.
     pub phase_since: Timestamp,
     /// What happened to it.

@@ -90,11 +90,7 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
             plan.waits.push(wait);
             continue;
         }
-        let zone = facts
-            .zonal_volumes
-            .then(|| record.last_node.as_ref().and_then(|node| facts.nodes.get(node)))
-            .flatten()
-            .map(|node| &node.zone);
+        let zone = record.zone.as_ref().filter(|_| facts.zonal_volumes);
         let placed = placed.get_or_insert_with(|| Placed::of(facts));
         match choose(facts, placed, name, &record.group, record.last_node.as_ref(), zone) {
             Ok(node) => {

@@ -26,16 +26,24 @@ pub(super) enum Standing {
 pub(super) fn standing(facts: &Facts, name: &MemberName, member: &MemberFacts) -> Standing {
     let record = &member.record;
     let due = record.generation < demanded(facts, name) || !facts.is_up_to_date(record.revision);
-    let reached = member.status.as_ref().is_some_and(|status| {
-        let in_revision = facts.is_alike(status.revision, record.revision);
-        status.ready && status.generation >= record.generation && in_revision
-    });
+    let reached = serves(facts, member)
+        && member.status.as_ref().is_some_and(|status| {
+            status.generation >= record.generation && facts.is_alike(status.revision, record.revision)
+        });
     match (due, reached) {
         (true, _) => Standing::Due,
         (false, true) => Standing::Reached,
         (false, false) if planted::is(Planted::ToldIsThere) => Standing::Reached,
         (false, false) => Standing::Told,
     }
+}
+
+/// Whether a member is known to serve in the role it has now. What it said under an earlier term is not fresh: it may
+/// be on its way to follow another leader since.
+fn serves(facts: &Facts, member: &MemberFacts) -> bool {
+    let role = facts.service.roles.get(&member.record.group);
+    let told = |term| role.is_none_or(|role| role.term == term);
+    member.is_ready() && member.status.as_ref().is_some_and(|status| told(status.role_term))
 }
 
 /// The generation that a running restart demands of a member.
@@ -59,6 +67,7 @@ struct InLine<'a> {
     name: &'a MemberName,
     member: &'a MemberFacts,
     standing: Standing,
+    serves: bool,
     is_leader: bool,
     is_down: bool,
     /// Whether the running operation has told it already.
@@ -72,6 +81,7 @@ impl<'a> InLine<'a> {
             name,
             member,
             standing: standing(facts, name, member),
+            serves: serves(facts, member),
             is_leader: is_leader(facts, name, member),
             is_down: is_down(facts, member),
             // Without an operation that says where it began, nobody is taken for a bystander.
@@ -85,7 +95,7 @@ impl<'a> InLine<'a> {
             && match self.standing {
                 Standing::Reached => false,
                 Standing::Told => self.is_touched || !next.is_down,
-                Standing::Due => !next.is_down && !self.member.is_ready(),
+                Standing::Due => !next.is_down && !self.serves,
             }
     }
 }

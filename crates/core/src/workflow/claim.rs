@@ -34,7 +34,7 @@ use crate::planted::{self, Planted};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet, Registry};
 use crate::runtime::Environment;
 use crate::store::Store;
-use crate::volume::VolumeProvider;
+use crate::volume::{self, VolumeProvider};
 
 /// How far a pass of a claim, or of its release, has come.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,18 +171,16 @@ impl Claimant {
             }
             // Volumes and address first: once we are off the list, the next claimant does not ask us.
             for id in body.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
-                if let Some(status) = self.volumes.describe(id).await?
-                    && !planted::is(Planted::ReleaseWithoutDetach)
-                    && status.attachment.holder() == Some(&self.node)
-                {
-                    self.volumes.begin_detach(id, &self.node).await?;
-                    let after = self.volumes.describe(id).await?;
-                    if after.is_some_and(|status| status.attachment.holder() == Some(&self.node)) {
-                        return Ok(ClaimProgress::Waiting(
-                            Reason::VolumeDetaching,
-                            format!("{id} is still in use on {}", self.node),
-                        ));
-                    }
+                if planted::is(Planted::ReleaseWithoutDetach) {
+                    continue;
+                }
+                volume::give_back(&*self.volumes, id, &self.node).await?;
+                let after = self.volumes.describe(id).await?;
+                if after.is_some_and(|status| status.attachment.holder() == Some(&self.node)) {
+                    return Ok(ClaimProgress::Waiting(
+                        Reason::VolumeDetaching,
+                        format!("{id} is still in use on {}", self.node),
+                    ));
                 }
             }
             if let Some(binding) = &body.address {

@@ -17,35 +17,65 @@ use crate::run::scenario::ServiceFile;
 /// Whoever means the second one waits for the answer to the first, and so do the users of a run: otherwise the rule that
 /// what is wanted is reached would expect what nobody has promised.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Decides(Option<(String, &'static str)>);
+pub(super) struct Decides {
+    service: Option<String>,
+    matter: Option<Matter>,
+    /// Whether it ends the service, so that nothing that was asked earlier would be heard any more.
+    ends: bool,
+}
+
+/// What of a service is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Matter {
+    Existence,
+    Pause,
+    File,
+}
 
 impl Decides {
-    fn new(service: &str, what: &'static str) -> Self {
-        Decides(Some((service.to_owned(), what)))
+    fn new(service: &str, matter: Option<Matter>) -> Self {
+        Decides { service: Some(service.to_owned()), matter, ends: false }
+    }
+
+    fn file(service: &str) -> Self {
+        Decides::new(service, Some(Matter::File))
     }
 
     /// What an operation decides: nothing, if the same is wanted after it as before.
     fn of(service: &str, operation: &str) -> Self {
         match operation {
-            "stop" | "start" | "delete" | "undelete" => Decides::new(service, "existence"),
-            "pause" | "resume" => Decides::new(service, "pause"),
-            _ if operation == "roll_back" || operation.starts_with("scale to ") => {
-                Decides::new(service, "file")
-            }
-            _ => Decides::default(),
+            "start" | "undelete" => Decides::new(service, Some(Matter::Existence)),
+            "stop" | "delete" => Decides { ends: true, ..Decides::new(service, Some(Matter::Existence)) },
+            "pause" | "resume" => Decides::new(service, Some(Matter::Pause)),
+            _ if operation == "roll_back" || operation.starts_with("scale to ") => Decides::file(service),
+            _ => Decides::new(service, None),
         }
     }
 
     /// Whether the answer to the other request, made earlier, is waited for: it decides the same, or would not be heard
-    /// any more once the service is gone.
+    /// any more.
     fn comes_after(&self, other: &Decides) -> bool {
-        let gone = matches!(self.0, Some((_, "existence"))) && self.is_about(other);
-        gone || self.0.is_some() && self == other
+        let of_one_service = self.service.is_some() && self.service == other.service;
+        let same = self.matter.is_some() && self.matter == other.matter;
+        of_one_service && (same || self.ends && other.matter == Some(Matter::File))
     }
 
-    /// Whether the other request makes the service that this one is about.
+    /// Whether the other request makes the service that this one is about, or changes its file.
     fn is_about(&self, other: &Decides) -> bool {
-        matches!((&self.0, &other.0), (Some((service, _)), Some((made, "file"))) if service == made)
+        self.service.is_some() && self.service == other.service && other.matter == Some(Matter::File)
+    }
+
+    /// Whether a refusal is an answer that stands, so that asking again would be of no use. Whoever is told of no such
+    /// service knows better while it is being made, or is to be brought back (`comes`).
+    fn is_answered_by(&self, error: &ControlError, comes: bool) -> bool {
+        match error {
+            ControlError::Invalid(_) => true,
+            ControlError::NotFound { .. } => !comes,
+            ControlError::Refused { .. } => self.matter.is_none(),
+            // The node has another life by now.
+            ControlError::Conflict { .. } => self.service.is_none(),
+            _ => false,
+        }
     }
 }
 
@@ -74,21 +104,20 @@ impl Fleet {
                     strong.state().unanswered.range(..asked).any(|(_, other)| is(other))
                 };
                 let waits = earlier(&|other| decides.comes_after(other));
-                let being_made = earlier(&|other| decides.is_about(other));
+                let wanted =
+                    decides.service.as_ref().is_some_and(|service| strong.scenario.is_wanted(service));
+                let comes = wanted || earlier(&|other| decides.is_about(other));
                 let control = strong.state().servers.values().next().map(|(_, control)| control.clone());
                 drop(strong);
                 if let Some(control) = control.filter(|_| !waits) {
                     let answer = env.timeout(Duration::from_secs(30), ask(control, guard.clone())).await;
-                    match answer {
-                        // Whoever is told of no such service while it is being made knows better.
-                        Some(Err(ControlError::NotFound { .. })) if being_made => {}
-                        Some(Ok(()) | Err(ControlError::Invalid(_) | ControlError::NotFound { .. })) => {
-                            let Some(fleet) = fleet.upgrade() else { return };
-                            fleet.state().unanswered.remove(&asked);
-                            return;
-                        }
-                        Some(Err(error)) => tracing::debug!(%error, "a user is refused"),
-                        None => {}
+                    let answered = answer.is_some_and(|answer| {
+                        answer.map_or_else(|error| decides.is_answered_by(&error, comes), |()| true)
+                    });
+                    if answered {
+                        let Some(fleet) = fleet.upgrade() else { return };
+                        fleet.state().unanswered.remove(&asked);
+                        return;
                     }
                 }
                 env.clock().sleep(Duration::from_secs(1)).await;
@@ -97,10 +126,25 @@ impl Fleet {
         self.world.exec().spawn(self.user, "user", Box::pin(asking));
     }
 
+    /// Whether every request was answered that is about a service which is wanted.
+    ///
+    /// # Errors
+    /// What was not.
+    pub(in crate::run) fn all_answered(&self) -> Result<(), String> {
+        let state = self.state();
+        let waiting = state.unanswered.iter().find(|(_, decides)| {
+            decides.service.as_ref().is_none_or(|service| self.scenario.is_wanted(service))
+        });
+        waiting.map_or(Ok(()), |(asked, decides)| {
+            let about = decides.service.as_deref().unwrap_or("a node");
+            Err(format!("what user {asked} asks of {about} was not answered"))
+        })
+    }
+
     /// Lets a user apply a service file.
     pub fn apply(self: &Arc<Self>, file: &ServiceFile) {
         let input = file.input();
-        self.ask_until(Decides::new(&file.name, "file"), move |control, guard| {
+        self.ask_until(Decides::file(&file.name), move |control, guard| {
             let input = input.clone();
             async move { control.apply(input, guard).await.map(drop) }
         });
@@ -111,7 +155,7 @@ impl Fleet {
         let Ok(name) = file.name.parse::<ServiceName>() else { return };
         let replicas = self.scenario.replicas_before(file, self.world.now().millis());
         let input = ServiceFile { replicas, ..file.clone() }.input();
-        self.ask_until(Decides::new(&file.name, "file"), move |control, guard| {
+        self.ask_until(Decides::file(&file.name), move |control, guard| {
             let (name, input) = (name.clone(), input.clone());
             async move { control.upgrade(&name, input, guard).await.map(drop) }
         });
