@@ -4,15 +4,22 @@
 //! `cargo build --release -p steadfast && cargo bench --bench http`. `STEADFAST_BIN` names another program,
 //! `STEADFAST_BENCH_SERVICES` another number of services. Results, with the machine named, are in docs/benchmarks.md.
 //!
+//! Reads are measured twice: with the typed client that the command line uses, and with the least client that HTTP
+//! allows ([`wire`]), which leaves the server's part, the sockets and the waking of two threads.
+//!
 //! There are no agents: members are made, provided and named, and then wait for somebody to run them. That is the
 //! most work a server has with them, as everything that waits is looked at once a second.
 #![expect(clippy::print_stdout, reason = "this is a program that prints a table")]
+
+#[path = "support/wire.rs"]
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use steadfast_api::auth::Token;
 use steadfast_api::client::{Client, ClientConfig};
@@ -20,9 +27,11 @@ use steadfast_api::control::{Guard, LogRequest, Logs, OfControl, PageRequest};
 use steadfast_api::testing::{self, TestServer};
 use steadfast_core::Environment;
 use steadfast_core::control::{ControlError, ControlResult};
-use steadfast_core::ids::{MemberName, ServiceName};
+use steadfast_core::ids::{ClusterName, MemberName, ServiceName};
 use steadfast_core::world::{PlainBlueprints, World};
 use tokio::runtime::Runtime;
+
+use wire::Wire;
 
 /// How long a server may take for what should take moments.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -35,11 +44,11 @@ fn main() {
     println!("{:<10} {:<22} {:>10} {:>10} {:>10}", "store", "request", "p50", "p99", "samples");
     in_a_task(&runtime, async move {
         let memory = Memory::start().await;
-        measure("memory", "plain", &memory.client(), services).await;
+        measure("memory", "plain", &memory.client(), memory.wire(), services).await;
     });
     in_a_task(&runtime, async move {
         let durable = Durable::start().await;
-        measure("durable", "redis", &durable.client(), services).await;
+        measure("durable", "redis", &durable.client(), durable.wire(), services).await;
     });
 }
 
@@ -48,8 +57,13 @@ fn in_a_task(runtime: &Runtime, work: impl Future<Output = ()> + Send + 'static)
     runtime.block_on(runtime.spawn(work)).expect("it ends");
 }
 
-async fn measure(store: &str, blueprint: &str, client: &Client, services: usize) {
-    let name = |number: usize| -> ServiceName { format!("service{number:05}x").parse().expect("a name") };
+async fn measure(
+    store: &'static str,
+    blueprint: &str,
+    client: &Client,
+    (wire, root): (Wire, String),
+    services: usize,
+) {
     let mut creates = Vec::new();
     for number in 0..services {
         let file = json!({
@@ -79,6 +93,7 @@ async fn measure(store: &str, blueprint: &str, client: &Client, services: usize)
         lists.push(begun.elapsed());
     }
     report(store, "list all (by 500)", lists);
+    tokio::task::spawn_blocking(move || measure_bare(store, wire, &root, services)).await.expect("it ends");
 
     let mut deletes = Vec::new();
     for number in 0..services.min(300) {
@@ -87,6 +102,44 @@ async fn measure(store: &str, blueprint: &str, client: &Client, services: usize)
         deletes.push(begun.elapsed());
     }
     report(store, "delete", deletes);
+}
+
+/// The same reads with the least client. Of a server in this process also the processor time of all its threads: whatever
+/// else the machine does counts for nothing there, and what the controller does meanwhile counts.
+fn measure_bare(store: &str, mut wire: Wire, root: &str, services: usize) {
+    let cpu = || Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("Linux has it"));
+    let mut samples = Vec::new();
+    let begun = cpu();
+    for number in 0..20_000 {
+        let path = format!("{root}/services/{}", name(number * 7 % services));
+        let begun = Instant::now();
+        wire.get(&path);
+        samples.push(begun.elapsed());
+    }
+    let each = (cpu() - begun).div_f64(20_000.0);
+    report(store, "get, bare", samples);
+    let mut samples = Vec::new();
+    let begun = cpu();
+    for _ in 0..40 {
+        let begun = Instant::now();
+        let (mut found, mut path) = (0, format!("{root}/services?limit=500"));
+        // The cursor of a page is its last name, so no answer has to be decoded to ask on.
+        while found < services {
+            assert!(wire.get(&path).len() > 1000, "a page of services");
+            found += 500;
+            path = format!("{root}/services?limit=500&cursor={}", name(found - 1));
+        }
+        samples.push(begun.elapsed());
+    }
+    let list = (cpu() - begun).div_f64(40.0);
+    report(store, "list all, bare", samples);
+    if store == "memory" {
+        println!("{store:<10} processor time, client included: get {each:.1?}, list {list:.1?}");
+    }
+}
+
+fn name(number: usize) -> ServiceName {
+    format!("service{number:05}x").parse().expect("a name")
 }
 
 fn report(store: &str, request: &str, mut samples: Vec<Duration>) {
@@ -125,7 +178,12 @@ async fn settled(client: &Client, services: usize) -> Duration {
     }
 }
 
-fn client(url: String, cluster: steadfast_core::ids::ClusterName, token: &str) -> Client {
+/// Where a cluster's part of the API begins.
+fn root(cluster: &ClusterName) -> String {
+    format!("/v1/clusters/{cluster}")
+}
+
+fn client(url: String, cluster: ClusterName, token: &str) -> Client {
     let token = Token::new(token).expect("a token");
     Client::new(Environment::system([3; 32]), ClientConfig::new([url], cluster, Some(token)))
         .expect("a client")
@@ -171,6 +229,10 @@ impl Memory {
     fn client(&self) -> Client {
         client(self.server.url(), testing::cluster(), testing::ADMIN)
     }
+
+    fn wire(&self) -> (Wire, String) {
+        (Wire::connect(&self.server.url(), testing::ADMIN), root(&testing::cluster()))
+    }
 }
 
 /// The real program with the store that it has by default, in a folder that goes when this does.
@@ -197,12 +259,22 @@ impl Durable {
     }
 
     fn client(&self) -> Client {
+        let (url, cluster, token) = self.access();
+        client(url, cluster, &token)
+    }
+
+    fn wire(&self) -> (Wire, String) {
+        let (url, cluster, token) = self.access();
+        (Wire::connect(&url, token.trim()), root(&cluster))
+    }
+
+    fn access(&self) -> (String, ClusterName, String) {
         let read =
             |file: &str| std::fs::read_to_string(self.data.path().join(file)).expect("the server wrote it");
         let config: Value = serde_json::from_str(&read("cluster.json")).expect("it is JSON");
         let cluster =
             config["cluster"].as_str().and_then(|name| name.parse().ok()).expect("a cluster's name");
-        client(self.endpoint["url"].as_str().expect("a URL").to_owned(), cluster, &read("token"))
+        (self.endpoint["url"].as_str().expect("a URL").to_owned(), cluster, read("token"))
     }
 }
 

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use steadfast_core::control::{ConnectView, EventView, NodeView, PlanReport, ServiceView, Why};
+use steadfast_core::control::{
+    ConnectView, EventView, NodeView, PlanReport, RenderedService, ServiceView, Why,
+};
 pub use steadfast_core::control::{ControlResult, Guard};
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::model::{Operation, OperationState};
@@ -110,10 +112,10 @@ pub trait ControlApi: Debug + Send + Sync + 'static {
     async fn apply(&self, spec: Value, guard: Guard) -> ControlResult<Operation>;
 
     /// A page of the services, by name.
-    async fn services(&self, page: PageRequest) -> ControlResult<Vec<ServiceView>>;
+    async fn services(&self, page: PageRequest) -> ControlResult<Vec<RenderedService>>;
 
     /// A service.
-    async fn service(&self, name: &ServiceName) -> ControlResult<ServiceView>;
+    async fn service(&self, name: &ServiceName) -> ControlResult<RenderedService>;
 
     /// Deletes a service.
     async fn delete(&self, name: &ServiceName, guard: Guard) -> ControlResult<Operation>;

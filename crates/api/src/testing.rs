@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde_json::Value;
 use steadfast_core::Environment;
-use steadfast_core::control::{ConnectView, ControlError, EventView, NodeView, PlanReport, ServiceView, Why};
+use steadfast_core::control::{
+    ConnectView, ControlError, EventView, NodeView, PlanReport, RenderedService, ServiceView, Why,
+};
 use steadfast_core::ids::{ClusterName, Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::metadata::MetadataDb;
 use steadfast_core::model::{Operation, Reason};
@@ -153,10 +155,10 @@ impl ControlApi for NoControl {
     async fn apply(&self, _: Value, _: Guard) -> ControlResult<Operation> {
         refuse()
     }
-    async fn services(&self, _: PageRequest) -> ControlResult<Vec<ServiceView>> {
+    async fn services(&self, _: PageRequest) -> ControlResult<Vec<RenderedService>> {
         refuse()
     }
-    async fn service(&self, _: &ServiceName) -> ControlResult<ServiceView> {
+    async fn service(&self, _: &ServiceName) -> ControlResult<RenderedService> {
         refuse()
     }
     async fn delete(&self, _: &ServiceName, _: Guard) -> ControlResult<Operation> {

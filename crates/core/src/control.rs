@@ -8,7 +8,9 @@ mod change;
 mod connect;
 mod create;
 mod error;
+mod kept;
 mod read;
+mod rendered;
 mod reshape;
 mod revise;
 mod view;
@@ -20,6 +22,7 @@ use std::fmt::Debug;
 use serde_json::Value;
 
 pub use error::ControlError;
+pub use rendered::RenderedService;
 pub use view::{
     ConnectView, EventView, MemberView, NodeView, PlanReport, Planned, ServiceView, Why, WhyLine,
 };
@@ -34,6 +37,7 @@ use crate::ids::ServiceId;
 use crate::model::{Blueprint, SealedSecret, ServiceSpec, SpecError};
 use crate::runtime::Environment;
 use crate::store::Store;
+use kept::Kept;
 
 /// The result of a request.
 pub type ControlResult<T> = Result<T, ControlError>;
@@ -59,6 +63,7 @@ pub struct Control {
     blueprints: Arc<dyn Blueprints>,
     clients: Arc<dyn Clients>,
     keys: Arc<dyn KeyProvider>,
+    kept: Arc<Kept>,
 }
 
 impl Control {
@@ -72,7 +77,7 @@ impl Control {
         clients: Arc<dyn Clients>,
         keys: Arc<dyn KeyProvider>,
     ) -> Self {
-        Control { env, store, controller, blueprints, clients, keys }
+        Control { env, store, controller, blueprints, clients, keys, kept: Arc::default() }
     }
 
     /// The records below.

@@ -21,8 +21,8 @@ use futures::{FutureExt, StreamExt, future};
 use tokio::sync::Notify;
 
 pub use execute::{Executor, Progress};
-pub use nodes::{NodeTable, SeenNode};
-pub use observe::{Observer, Snapshot};
+pub use nodes::{NodeTable, SeenNode, Whereabouts};
+pub use observe::{Observer, Sight, Snapshot};
 pub use orphans::GRACE as ORPHAN_GRACE;
 pub use queue::Queue;
 

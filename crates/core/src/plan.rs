@@ -18,7 +18,7 @@ mod rolling;
 
 pub use action::{Action, RoleChange};
 pub use facts::{Facts, GroupMembers, MemberFacts, NodeFacts, Timers};
-pub use health::{Verdict, zone_loss_safe};
+pub use health::{Verdict, is_timeless, zone_loss_safe};
 pub use placement::{PlacementError, choose_node};
 pub use roles::{Promotion, Survivor, promotion};
 

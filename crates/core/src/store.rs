@@ -20,9 +20,9 @@
 
 mod decoded;
 mod nodes;
+mod services;
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use decoded::Decoded;
 use nodes::NodeCache;
 pub use nodes::NodeRecords;
+pub use services::{ServiceRecords, WithMembers};
 
 use crate::error::Result;
 use crate::ids::{ClusterName, MemberName, NodeName, OperationId, Revision, ServiceId, ServiceName};
@@ -185,67 +186,6 @@ impl Store {
     /// Every member of the cluster.
     pub async fn all_members(&self) -> Result<Vec<Versioned<Member>>> {
         self.all(self.records.key(["members"])?).await
-    }
-
-    /// The services after `after` by name that are not deleted, at most `limit`.
-    pub async fn live_services(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Versioned<Arc<Service>>>> {
-        let prefix = self.records.key(["services"])?;
-        // A text that cannot be a name is after some names all the same.
-        let mut from = after.and_then(|after| self.records.key(["services", after]).ok());
-        let mut live: Vec<Versioned<Arc<Service>>> = Vec::new();
-        loop {
-            let wanted = (limit - live.len()).clamp(1, PAGE);
-            let page = self.records.db().scan(&prefix, from.as_ref(), wanted).await?;
-            from = page.items.last().map(|(key, _)| key.clone());
-            for (key, record) in page.items {
-                let body: Service = self.records.decode(&key, &record.value)?;
-                if !body.deleted && after.is_none_or(|after| body.name.as_str() > after) {
-                    live.push(Versioned { version: record.version, body: Arc::new(body) });
-                }
-            }
-            if live.len() >= limit || !page.more || from.is_none() {
-                live.truncate(limit);
-                return Ok(live);
-            }
-        }
-    }
-
-    /// The members of these services, by service, from one scan over the keys that they lie among.
-    pub async fn members_of<'a>(
-        &self,
-        services: impl IntoIterator<Item = &'a ServiceName>,
-    ) -> Result<BTreeMap<&'a str, Vec<Versioned<Arc<Member>>>>> {
-        let mut found: BTreeMap<&str, Vec<Versioned<Arc<Member>>>> =
-            services.into_iter().map(|service| (service.as_str(), Vec::new())).collect();
-        // In the order of their members' keys, where `a-b/` comes before `a/`.
-        let last = found.keys().map(|service| format!("{service}/")).max();
-        let first = found.keys().copied().min_by_key(|service| format!("{service}/"));
-        let (Some(first), Some(last)) = (first, last) else { return Ok(found) };
-        let prefix = self.records.key(["members"])?;
-        let last = format!("{prefix}/{last}");
-        let mut from = self.records.key(["members", first])?;
-        loop {
-            let page = self.records.db().scan(&prefix, Some(&from), PAGE).await?;
-            let next = page.items.last().map(|(key, _)| key.clone());
-            for (key, record) in page.items {
-                if key.as_str() > last.as_str() && !key.as_str().starts_with(&last) {
-                    return Ok(found);
-                }
-                let service = key.as_str()[prefix.as_str().len() + 1..].split('/').next().unwrap_or_default();
-                if let Some(members) = found.get_mut(service) {
-                    let body = Arc::new(self.records.decode(&key, &record.value)?);
-                    members.push(Versioned { version: record.version, body });
-                }
-            }
-            match next {
-                Some(next) if page.more => from = next,
-                _ => return Ok(found),
-            }
-        }
     }
 
     /// A spec revision.

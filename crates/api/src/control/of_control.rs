@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use serde_json::Value;
 use steadfast_core::control::{
-    Blueprints, ConnectView, Control, EventView, NodeView, PlanReport, ServiceView, Why,
+    Blueprints, ConnectView, Control, EventView, NodeView, PlanReport, RenderedService, ServiceView, Why,
 };
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::metadata::{Hint, Key};
@@ -58,12 +58,12 @@ impl ControlApi for OfControl {
         self.control.apply(spec, with).await
     }
 
-    async fn services(&self, page: PageRequest) -> ControlResult<Vec<ServiceView>> {
-        self.control.services(page.after.as_deref(), page.limit).await
+    async fn services(&self, page: PageRequest) -> ControlResult<Vec<RenderedService>> {
+        self.control.rendered_services(page.after.as_deref(), page.limit).await
     }
 
-    async fn service(&self, name: &ServiceName) -> ControlResult<ServiceView> {
-        self.control.service(name).await
+    async fn service(&self, name: &ServiceName) -> ControlResult<RenderedService> {
+        self.control.rendered_service(name).await
     }
 
     async fn delete(&self, name: &ServiceName, with: Guard) -> ControlResult<Operation> {

@@ -1,6 +1,10 @@
 //! Lists, a page at a time.
 
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use steadfast_core::control::RenderedService;
 use utoipa::ToSchema;
 
 use super::Refusal;
@@ -33,6 +37,32 @@ impl<T> Page<T> {
         let next = if more { items.last().map(name) } else { None };
         Page { items, next }
     }
+}
+
+impl IntoResponse for Page<RenderedService> {
+    fn into_response(self) -> Response {
+        let size: usize = self.items.iter().map(RenderedService::size_hint).sum();
+        let mut body = Vec::with_capacity(size + self.items.len() + 256);
+        body.extend_from_slice(b"{\"items\":[");
+        for (index, item) in self.items.iter().enumerate() {
+            if index > 0 {
+                body.push(b',');
+            }
+            item.write_to(&mut body);
+        }
+        body.push(b']');
+        if let Some(next) = &self.next {
+            body.extend_from_slice(b",\"next\":");
+            body.extend_from_slice(Value::from(next.as_str()).to_string().as_bytes());
+        }
+        body.push(b'}');
+        json(body)
+    }
+}
+
+/// An answer that is JSON already.
+pub(super) fn json(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
 /// The limit of a query, within bounds.

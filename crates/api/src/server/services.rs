@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
-use steadfast_core::control::{ConnectView, ControlError, PlanReport, ServiceView};
+use steadfast_core::control::{ConnectView, ControlError, PlanReport, RenderedService, ServiceView};
 use steadfast_core::ids::{ClusterName, ServiceName};
 use steadfast_core::model::{Operation, ServiceSpec};
 
@@ -78,10 +78,11 @@ pub(crate) async fn list(
     _caller: CanRead,
     State(shared): State<Shared>,
     QueryOf(query): QueryOf<PageQuery>,
-) -> Result<Json<Page<ServiceView>>, Refusal> {
+) -> Result<Response, Refusal> {
     let limit = page::limit(query.limit)?;
     let items = shared.parts.control.services(page::request(limit, query.cursor)).await?;
-    Ok(Json(Page::of(items, limit, |service| service.name.to_string())))
+    let page = Page::of(items, limit, |service| service.name().to_string());
+    Ok(page.into_response())
 }
 
 /// A service with its members. Its `ETag` is the check index for `If-Match`; it does not change with what is merely
@@ -100,7 +101,7 @@ pub(crate) async fn get(
     PathOf(path): PathOf<(ClusterName, ServiceName)>,
     _query: QueryOf<NoQuery>,
 ) -> Result<Response, Refusal> {
-    Ok(tagged(shared.parts.control.service(&path.1).await?))
+    Ok(tagged(&shared.parts.control.service(&path.1).await?))
 }
 
 /// Delete a service. Volumes stay unless the service file says otherwise, and the deletion can be undone.
@@ -197,7 +198,8 @@ macro_rules! switch {
             PathOf(path): PathOf<(ClusterName, ServiceName)>,
             _query: QueryOf<NoQuery>,
         ) -> Result<Response, Refusal> {
-            Ok(tagged(shared.parts.control.$name(&path.1).await?))
+            let view = shared.parts.control.$name(&path.1).await?;
+            Ok(tagged(&RenderedService::of(&view)?))
         }
     };
 }
@@ -279,9 +281,11 @@ fn begun(
     Ok((status, [(header::LOCATION, place)], Json(operation)).into_response())
 }
 
-fn tagged(view: ServiceView) -> Response {
-    let tag = HeaderValue::from_str(&format!("\"{}\"", view.index));
-    let mut response = Json(view).into_response();
+fn tagged(service: &RenderedService) -> Response {
+    let tag = HeaderValue::from_str(&format!("\"{}\"", service.index()));
+    let mut body = Vec::with_capacity(service.size_hint());
+    service.write_to(&mut body);
+    let mut response = page::json(body);
     // A check index that no header can carry is still in the body.
     if let Ok(tag) = tag {
         response.headers_mut().insert(header::ETAG, tag);

@@ -17,7 +17,9 @@ use steadfast_api::control::{
 };
 use steadfast_api::problem::Problem;
 use steadfast_api::testing::{self, TestServer, id};
-use steadfast_core::control::{ConnectView, ControlError, EventView, NodeView, PlanReport, ServiceView, Why};
+use steadfast_core::control::{
+    ConnectView, ControlError, EventView, NodeView, PlanReport, RenderedService, ServiceView, Why,
+};
 use steadfast_core::ids::{Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::metadata::memory::MemoryDb;
 use steadfast_core::model::{Operation, Reason};
@@ -240,17 +242,19 @@ impl ControlApi for Scripted {
     async fn apply(&self, spec: Value, guard: Guard) -> ControlResult<Operation> {
         self.begin("apply", spec["name"].as_str().unwrap_or("nameless"), guard).await
     }
-    async fn services(&self, page: PageRequest) -> ControlResult<Vec<ServiceView>> {
+    async fn services(&self, page: PageRequest) -> ControlResult<Vec<RenderedService>> {
         let all: Vec<Value> = ["a", "b", "c"]
             .into_iter()
             .filter(|name| page.after.as_deref().is_none_or(|after| *name > after))
             .take(page.limit)
             .map(service)
             .collect();
-        self.answer(format!("services {page:?}"), json!(all)).await
+        let views: Vec<ServiceView> = self.answer(format!("services {page:?}"), json!(all)).await?;
+        views.iter().map(RenderedService::of).collect()
     }
-    async fn service(&self, name: &ServiceName) -> ControlResult<ServiceView> {
-        self.answer(format!("service {name}"), service(name.as_str())).await
+    async fn service(&self, name: &ServiceName) -> ControlResult<RenderedService> {
+        let view: ServiceView = self.answer(format!("service {name}"), service(name.as_str())).await?;
+        RenderedService::of(&view)
     }
     async fn delete(&self, name: &ServiceName, guard: Guard) -> ControlResult<Operation> {
         self.begin("delete", name.as_str(), guard).await

@@ -150,11 +150,11 @@ impl Control {
         let facts = &snapshot.facts;
         let service = &facts.service;
         let verdict = plan(facts).verdict;
-        let table = self.controller.observer().nodes();
+        let table = &snapshot.sight.table;
         let now = self.env.clock().monotonic();
         let members: Vec<MemberView> = service
             .member_names()
-            .filter_map(|(_, _, name)| Some(self.member_view(facts.members.get(&name)?, &table, now)))
+            .filter_map(|(_, _, name)| Some(self.member_view(facts.members.get(&name)?, table, now)))
             .collect();
         let role = facts.groups().find_map(|group| group.role.cloned());
         let primary = members.iter().find(|member| member.role == Role::Primary && member.ready);
@@ -223,17 +223,13 @@ impl Control {
                 .cloned()
                 .collect(),
             blocked: status.and_then(|status| status.blocked.clone()),
-            observed_ms_ago: seen.filter(|node| node.status.is_some()).map(|node| age(node, now)),
+            observed_ms_ago: node.as_ref().and_then(|node| table.age(node, now)),
             // Nothing is to be heard of what nobody may hold any more.
             stale: status.is_none() && !record.unreleased.is_empty(),
             volumes: record.volumes.iter().filter_map(|binding| binding.id.clone()).collect(),
             node,
         }
     }
-}
-
-fn age(node: &SeenNode, now: Moment) -> u64 {
-    u64::try_from(now.since(node.changed_at).as_millis()).unwrap_or(u64::MAX)
 }
 
 fn node_view(name: &NodeName, node: &SeenNode, now: Moment) -> NodeView {
@@ -248,6 +244,6 @@ fn node_view(name: &NodeName, node: &SeenNode, now: Moment) -> NodeView {
             .map(|status| status.members.keys().cloned().collect())
             .unwrap_or_default(),
         engines: node.report.engines.clone(),
-        observed_ms_ago: node.status.as_ref().map(|_| age(node, now)),
+        observed_ms_ago: node.age(now),
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{MemberName, NodeName};
-use crate::model::{Evidence, MemberStatus, NodeHealth, NodeStatus};
+use crate::ids::{Epoch, MemberName, NodeName};
+use crate::model::{Evidence, Member, MemberStatus, NodeHealth, NodeStatus};
 use crate::orchestrator::NodeReport;
 use crate::plan::NodeFacts;
 use crate::runtime::Moment;
@@ -21,6 +21,34 @@ pub struct SeenNode {
     pub changed_at: Moment,
     /// The health that follows: silence for longer than the lease makes `Suspect`.
     pub health: NodeHealth,
+}
+
+impl SeenNode {
+    /// How long ago something new was heard of it, in milliseconds; none if nothing ever was.
+    pub fn age(&self, now: Moment) -> Option<u64> {
+        self.status.as_ref()?;
+        Some(u64::try_from(now.since(self.changed_at).as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Whose word counts for a member: its node's, about the present epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The member.
+    pub member: MemberName,
+    /// The node that it is placed on, or was.
+    pub node: Option<NodeName>,
+    /// The epoch of its record.
+    pub epoch: Epoch,
+}
+
+impl Whereabouts {
+    /// Where a record has the member.
+    pub fn of(record: &Member) -> Self {
+        let holder = record.holder.as_ref().map(|holder| &holder.node);
+        let node = record.placed_on.as_ref().or(holder).cloned();
+        Whereabouts { member: record.name.clone(), node, epoch: record.epoch }
+    }
 }
 
 /// Every node, as last seen. A new table is made with every look.
@@ -119,6 +147,16 @@ impl NodeTable {
         matches!(node.health, NodeHealth::Ready | NodeHealth::Draining)
             .then(|| node.status.as_ref()?.members.get(member))
             .flatten()
+    }
+
+    /// What is fresh about a member and about its present epoch.
+    pub fn said(&self, of: &Whereabouts) -> Option<&MemberStatus> {
+        self.fresh(of.node.as_ref()?, &of.member).filter(|status| status.epoch == of.epoch)
+    }
+
+    /// The age of what is known of a node, in milliseconds ([`SeenNode::age`]).
+    pub fn age(&self, node: &NodeName, now: Moment) -> Option<u64> {
+        self.nodes.get(node)?.age(now)
     }
 
     /// The nodes as facts, with the number of members placed on each.

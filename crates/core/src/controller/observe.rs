@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::nodes::NodeTable;
+use super::nodes::{NodeTable, Whereabouts};
 use crate::backends::Backends;
 use crate::error::Result;
 use crate::ids::{GroupName, MemberName, NodeName, Revision, RoleTerm, ServiceId, ServiceName};
 use crate::metadata::{Version, Versioned};
-use crate::model::{Member, MemberStatus, RolePhase, Service, ServiceState, SpecRevision};
+use crate::model::{Member, MemberStatus, RolePhase, ServiceState, SpecRevision};
 use crate::plan::{Facts, MemberFacts, NodeFacts, Plan, Timers};
 use crate::runtime::{Environment, Moment};
-use crate::store::Store;
+use crate::store::{ServiceRecords, Store};
 
 /// The facts about one service, and the versions they were read at.
 #[derive(Debug, Clone)]
@@ -25,6 +25,17 @@ pub struct Snapshot {
     pub member_versions: BTreeMap<MemberName, Version>,
     /// The version of the running operation's record.
     pub operation_version: Option<Version>,
+    /// The nodes as they were seen then.
+    pub sight: Sight,
+}
+
+/// What is seen of the nodes at one moment.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    /// The nodes.
+    pub table: Arc<NodeTable>,
+    /// Two equal numbers of one observer say that the [`NodeFacts`] are the same.
+    pub facts: u64,
 }
 
 impl Snapshot {
@@ -58,6 +69,8 @@ struct State {
     table: Arc<NodeTable>,
     placed: Arc<BTreeMap<NodeName, usize>>,
     facts: Arc<BTreeMap<NodeName, NodeFacts>>,
+    /// How often the facts were others than before.
+    facts_changed: u64,
     /// Which service each member that a node reports belongs to.
     services: BTreeMap<MemberName, ServiceName>,
     /// Whether a group's leader has been seen to lead under a term, and since when.
@@ -66,6 +79,12 @@ struct State {
     revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,
     /// The states at the last pass, of the services this process works on.
     states: BTreeMap<ServiceName, ServiceState>,
+}
+
+impl State {
+    fn sight(&self) -> Sight {
+        Sight { table: Arc::clone(&self.table), facts: self.facts_changed }
+    }
 }
 
 impl Observer {
@@ -77,6 +96,11 @@ impl Observer {
     /// The nodes as last seen.
     pub fn nodes(&self) -> Arc<NodeTable> {
         Arc::clone(&self.lock().table)
+    }
+
+    /// What is seen of the nodes now.
+    pub fn sight(&self) -> Sight {
+        self.lock().sight()
     }
 
     /// The states of the services this process works on, at their last pass.
@@ -146,6 +170,7 @@ impl Observer {
         let mut state = self.lock();
         if health_differs || unknown || !before.has_the_facts_of(&table) {
             state.facts = table.facts(&state.placed);
+            state.facts_changed += 1;
         }
         state.table = table;
         let mut concerned: Vec<ServiceName> = if health_differs {
@@ -176,9 +201,10 @@ impl Observer {
     /// # Errors
     /// What the store says.
     pub async fn glance(&self, name: &ServiceName) -> Result<Option<Snapshot>> {
-        let Some(service) = self.store.service(name).await? else { return Ok(None) };
-        let members = self.store.members(name).await?;
-        self.assemble(service, members).await
+        match self.store.service_records(name).await? {
+            Some(read) => self.assemble(read).await,
+            None => Ok(None),
+        }
     }
 
     /// The services after `after` by name, at most `limit`, to show; deleted ones left out.
@@ -186,22 +212,19 @@ impl Observer {
     /// # Errors
     /// What the store says.
     pub async fn glances(&self, after: Option<&str>, limit: usize) -> Result<Vec<Snapshot>> {
-        let services = self.store.live_services(after, limit).await?;
-        let names: Vec<ServiceName> = services.iter().map(|found| found.body.name.clone()).collect();
-        let mut members = self.store.members_of(&names).await?;
         let mut snapshots = Vec::new();
-        for service in services {
-            let own = members.remove(service.body.name.as_str()).unwrap_or_default();
-            snapshots.extend(self.assemble(service, own).await?);
+        for read in self.store.live_service_records(after, limit, |_, _| false).await? {
+            snapshots.extend(self.assemble(read).await?);
         }
         Ok(snapshots)
     }
 
-    async fn assemble(
-        &self,
-        service: Versioned<Arc<Service>>,
-        members: Vec<Versioned<Arc<Member>>>,
-    ) -> Result<Option<Snapshot>> {
+    /// The facts about the service whose records were read, to show.
+    ///
+    /// # Errors
+    /// What the store says, or that a record does not decode.
+    pub async fn assemble(&self, read: ServiceRecords) -> Result<Option<Snapshot>> {
+        let (service, members) = self.store.decode_service(read)?;
         let Versioned { version, body: service } = service;
         let Some(revision) = self.revision(&service.id, service.revision).await? else { return Ok(None) };
         let mut revisions = BTreeMap::from([(service.revision, Arc::clone(&revision))]);
@@ -216,14 +239,14 @@ impl Observer {
             Some(id) => self.store.operation(id).await?,
             None => None,
         };
-        let (table, nodes) = {
+        let (sight, nodes) = {
             let state = self.lock();
-            (Arc::clone(&state.table), Arc::clone(&state.facts))
+            (state.sight(), Arc::clone(&state.facts))
         };
         let mut member_versions = BTreeMap::new();
         let mut facts_of_members = BTreeMap::new();
         for Versioned { version, body: record } in members {
-            let status = status_of(&table, &record);
+            let status = status_of(&sight.table, &record);
             member_versions.insert(record.name.clone(), version);
             facts_of_members.insert(record.name.clone(), MemberFacts { record, status });
         }
@@ -247,7 +270,7 @@ impl Observer {
             wall: self.env.clock().wall(),
         };
         self.watch_leaders(&mut facts);
-        Ok(Some(Snapshot { facts, service_version: version, member_versions, operation_version }))
+        Ok(Some(Snapshot { facts, service_version: version, member_versions, operation_version, sight }))
     }
 
     async fn revision(&self, service: &ServiceId, number: Revision) -> Result<Option<Arc<SpecRevision>>> {
@@ -305,12 +328,8 @@ impl Observer {
 
 /// What is fresh about a member and about its present epoch. Readiness is believed of its holder only.
 fn status_of(table: &NodeTable, record: &Member) -> Option<MemberStatus> {
-    let holder = record.holder.as_ref().map(|holder| &holder.node);
-    let node = record.placed_on.as_ref().or(holder)?;
-    let status = table.fresh(node, &record.name)?;
-    if status.epoch != record.epoch {
-        return None;
-    }
-    let held = holder == Some(node);
+    let whereabouts = Whereabouts::of(record);
+    let status = table.said(&whereabouts)?;
+    let held = record.holder.as_ref().map(|holder| &holder.node) == whereabouts.node.as_ref();
     Some(MemberStatus { ready: status.ready && held, ..status.clone() })
 }

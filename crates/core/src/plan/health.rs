@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::roles::leads;
 use super::{Action, Facts, MemberFacts, Plan, Wait};
 use crate::ids::ZoneName;
-use crate::model::{Condition, ConditionKind, Desired, NodeHealth, Reason, ServiceState, Topology, Truth};
+use crate::model::{
+    Condition, ConditionKind, Desired, NodeHealth, Reason, RoleState, ServiceState, Topology, Truth,
+};
 
 /// A service's state and conditions.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -66,15 +68,29 @@ impl Verdict {
                 String::new(),
             ),
         ];
+        conditions.push(blocked(facts, waits, at(ConditionKind::Blocked, Truth::False, None, String::new())));
         for condition in &mut conditions {
-            let old = facts.service.conditions.iter().find(|old| old.kind == condition.kind);
-            if let Some(old) = old.filter(|old| old.status == condition.status) {
+            if let Some(old) = recorded(facts, condition) {
                 condition.since = old.since;
             }
         }
-        conditions.push(blocked(facts, waits, at(ConditionKind::Blocked, Truth::False, None, String::new())));
         Verdict { state, conditions }
     }
+}
+
+/// The condition of the service's record that says the same of its kind.
+fn recorded<'a>(facts: &'a Facts, condition: &Condition) -> Option<&'a Condition> {
+    let old = facts.service.conditions.iter().find(|old| old.kind == condition.kind);
+    old.filter(|old| old.status == condition.status)
+}
+
+/// Whether a plan on the same facts comes to these same conditions at any time, but for when they were looked at: it
+/// waits for no time to pass, and since when they hold is on record.
+pub fn is_timeless(facts: &Facts, conditions: &[Condition]) -> bool {
+    let paces_handovers = |role: &RoleState| role.successor.is_some();
+    facts.leader_down_for.is_empty()
+        && !facts.service.roles.values().any(paces_handovers)
+        && conditions.iter().all(|condition| recorded(facts, condition).is_some())
 }
 
 fn state(facts: &Facts, available: Truth, redundant: Truth, ready: usize) -> ServiceState {
@@ -95,10 +111,8 @@ fn state(facts: &Facts, available: Truth, redundant: Truth, ready: usize) -> Ser
 /// The verdict; conditions whose status or reason has changed are recorded, with the time of the change.
 pub(super) fn judge(facts: &Facts, plan: &mut Plan) {
     plan.verdict = Verdict::of(facts, &plan.waits);
-    let recorded = |condition: &Condition| {
-        let old = facts.service.conditions.iter().find(|old| old.kind == condition.kind);
-        old.filter(|old| old.status == condition.status && old.reason == condition.reason)
-    };
+    let recorded =
+        |condition: &Condition| recorded(facts, condition).filter(|old| old.reason == condition.reason);
     let now = &plan.verdict.conditions;
     if !now.iter().all(|condition| recorded(condition).is_some()) {
         let conditions = now.iter().map(|now| recorded(now).unwrap_or(now).clone()).collect();
