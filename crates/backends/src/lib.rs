@@ -3,5 +3,7 @@
 
 #[cfg(feature = "embedded")]
 pub use steadfast_backend_embedded as embedded;
+#[cfg(feature = "etcd")]
+pub use steadfast_backend_etcd as etcd;
 #[cfg(feature = "remote")]
 pub use steadfast_backend_remote as remote;

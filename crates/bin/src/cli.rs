@@ -23,6 +23,8 @@ use crate::output::{self, Format};
 use change::Change;
 
 pub(crate) use node::{kill as kill_node, start as start_node};
+#[cfg(feature = "etcd")]
+pub(crate) use remote::is_heard_at;
 pub(crate) use remote::{RemoteOptions, check_secrecy, read_token, refused};
 pub(crate) use show::event_line;
 

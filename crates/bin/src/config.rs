@@ -34,6 +34,10 @@ pub(crate) struct ClusterConfig {
     pub(crate) node_lease_ms: u64,
     /// How long a server's lease on its share of the services is, in milliseconds.
     pub(crate) server_lease_ms: u64,
+    /// Where the records are, if not in the data folder: what the first `serve --store` was told. Every server of the
+    /// folder uses the same, or each would have a cluster of its own over the same volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<String>,
 }
 
 impl ClusterConfig {
@@ -53,6 +57,7 @@ impl ClusterConfig {
             fencing: FencingLevel::F3,
             node_lease_ms: 3_000,
             server_lease_ms: 3_000,
+            store: None,
         })
     }
 

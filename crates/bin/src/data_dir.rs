@@ -145,6 +145,11 @@ impl DataDir {
         &self.root
     }
 
+    /// Whether the cluster has kept its records in this folder.
+    pub(crate) fn has_own_store(&self) -> bool {
+        self.path("store/store.redb").exists()
+    }
+
     /// A server's folder.
     pub(crate) fn server(&self, id: &ServerId) -> PathBuf {
         self.root.join("servers").join(id.as_str())

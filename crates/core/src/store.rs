@@ -16,6 +16,7 @@
 //! | `deleted/SERVICE_ID/…` | what a deleted service was, once its name is used again |
 //! | `servers/ID` | that a server is there |
 //! | `tasks/NODE/MEMBER` | assignments of the process orchestrator |
+//! | `folder` | which data folder's cluster it is, in a store that folders could share |
 //! | `dns/…`, `ip/…` | state of backends that keep theirs in the store |
 
 mod decoded;

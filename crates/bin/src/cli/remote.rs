@@ -115,7 +115,11 @@ pub(crate) fn check_secrecy(servers: &[String]) -> Result<()> {
 fn is_heard(server: &str) -> bool {
     let Some(rest) = server.strip_prefix("http://") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    let authority = authority.rsplit('@').next().unwrap_or(authority);
+    is_heard_at(authority.rsplit('@').next().unwrap_or(authority))
+}
+
+/// Whether what is sent to `HOST:PORT` leaves this machine.
+pub(crate) fn is_heard_at(authority: &str) -> bool {
     let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, _)) => host,
         None => authority.split_once(':').map_or(authority, |(host, _)| host),

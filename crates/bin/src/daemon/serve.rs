@@ -1,7 +1,8 @@
 //! `steadfast serve`: a controller, the API and, where the store is, the DNS server.
 //!
-//! Any number of servers share a data folder. The one that holds the store's lock owns the store; the others send
-//! what concerns it on to the owner, and one of them takes the lock over when the owner dies, however it dies.
+//! Any number of servers share a data folder. Where the store lies in it, the one that holds the store's lock owns the
+//! store; the others send what concerns it on to the owner, and one of them takes the lock over when the owner dies,
+//! however it dies. Where the store is elsewhere (`--store`) each of them speaks to it, and all are owners.
 
 mod addresses;
 mod clients;
@@ -10,6 +11,7 @@ mod logs;
 mod metrics;
 mod ownership;
 mod ready;
+mod store;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -60,6 +62,8 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
     #[command(flatten)]
+    store: store::StoreOptions,
+    #[command(flatten)]
     logging: logging::LogOptions,
 }
 
@@ -92,10 +96,12 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
     let principals = Arc::new(tokens::table(&data, options.tokens.as_deref())?);
 
     let url = options.advertise.clone().unwrap_or_else(|| listener.url().to_owned());
-    let stake = ownership::Stake::new(&data, &config, &options.id, &url, authorities, environment.clone())?;
-    let db = stake.first().await?;
+    let stake = || ownership::Stake::new(&data, &config, &options.id, &url, authorities, environment.clone());
+    let (db, stake) = options.store.open(&data, &config, &environment, stake).await?;
     let server = Server::new(&data, &config, &options.id, &environment, &db)?;
-    stake.watch(db.clone());
+    if let Some(stake) = stake {
+        stake.watch(db.clone());
+    }
     let readiness = ready::Readiness::watch(&environment, &server.registry, &config.zone);
     server.controller.start();
     server.answer_names(&config, db.clone());

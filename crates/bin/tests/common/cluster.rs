@@ -25,19 +25,19 @@ impl Cluster {
 
     /// So many nodes, and what the options say.
     pub(crate) fn of(nodes: usize, options: &[&str]) -> Cluster {
-        let command = |data: &Path| {
-            let mut command = steadfast(data);
-            command.arg("up").args(options);
-            command
-        };
-        Cluster::started(nodes, command)
+        Cluster::of_env(nodes, options, &[])
     }
 
     /// Two nodes, started by a user with these variables.
     pub(crate) fn with_env(variables: &[(&str, &str)]) -> Cluster {
-        Cluster::started(2, |data| {
+        Cluster::of_env(2, &[], variables)
+    }
+
+    /// So many nodes and what the options say, started by a user with these variables.
+    pub(crate) fn of_env(nodes: usize, options: &[&str], variables: &[(&str, &str)]) -> Cluster {
+        Cluster::started(nodes, |data| {
             let mut command = steadfast(data);
-            command.arg("up").envs(variables.iter().copied());
+            command.arg("up").args(options).envs(variables.iter().copied());
             command
         })
     }

@@ -1,0 +1,186 @@
+//! The members of an etcd cluster, asked one at a time: whoever answered last is asked next, and who fails is left.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
+use steadfast_core::{Environment, Error, Result};
+use tokio::sync::Mutex;
+
+use crate::failure::Failure;
+use crate::options::EtcdOptions;
+
+/// How long one member gets for one request, the login included.
+const LIMIT: Duration = Duration::from_secs(3);
+/// For how long requests that had no effect are begun anew: an election takes less. With the last one's `LIMIT` this
+/// is below the time that callers give one attempt.
+const PATIENCE: Duration = Duration::from_secs(6);
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// The pauses after every member has failed.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// When a silent connection is asked whether it is there, and how long it may take to say so. etcd refuses to be asked
+/// more often than every 5 s, or while nothing is asked of it.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// What a request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// One etcd cluster.
+pub(crate) struct Endpoints {
+    options: EtcdOptions,
+    environment: Environment,
+    members: Vec<Member>,
+    /// Who is asked next.
+    current: AtomicUsize,
+}
+
+struct Member {
+    url: String,
+    /// Made when it is first needed, since logging in is a request, too.
+    client: Mutex<Option<Client>>,
+}
+
+impl Endpoints {
+    pub(crate) fn new(environment: Environment, options: EtcdOptions) -> Self {
+        let location = &options.location;
+        let member = |host: &String| Member { url: location.url(host), client: Mutex::new(None) };
+        let members = location.hosts().iter().map(member).collect();
+        Endpoints { environment, members, current: AtomicUsize::new(0), options }
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Asks until a member answers. What may have happened is asked once, unless it only reads; what certainly had no
+    /// effect is asked again, of the next member, for as long as an election takes.
+    pub(crate) async fn call<T, F>(
+        &self,
+        access: Access,
+        operation: &'static str,
+        subject: &(dyn fmt::Display + Sync),
+        request: impl Fn(Client) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let clock = self.environment.clock();
+        let begun = clock.monotonic();
+        let (mut failures, mut pause) = (0, FIRST_PAUSE);
+        loop {
+            let at = self.current.load(Ordering::Relaxed) % self.members.len();
+            let member = &self.members[at];
+            let failure = match self.attempt(member, &request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            tracing::debug!(member = member.url, operation, failure = failure.message, "etcd has failed");
+            if failure.stale_login {
+                *member.client.lock().await = None;
+            }
+            if failure.elsewhere {
+                self.leave(at);
+            }
+            let harmless = access == Access::Read || !failure.may_have_happened;
+            if !harmless || !failure.elsewhere || clock.monotonic().since(begun) > PATIENCE {
+                return Err(self.error(failure, harmless, &member.url, operation, subject));
+            }
+            failures += 1;
+            if failures % self.members.len() == 0 {
+                clock.sleep(pause).await;
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    async fn attempt<T, F>(&self, member: &Member, request: &impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let silence = || Failure::silence(LIMIT);
+        let begun = self.environment.clock().monotonic();
+        let client = match self.environment.timeout(LIMIT, self.client(member)).await {
+            None => return Err(Failure { may_have_happened: false, ..silence() }),
+            Some(client) => client.map_err(|error| Failure::of_login(&error))?,
+        };
+        let left = LIMIT.saturating_sub(self.environment.clock().monotonic().since(begun));
+        match self.environment.timeout(left, request(client)).await {
+            None => Err(silence()),
+            Some(answer) => answer.map_err(|error| Failure::of(&error)),
+        }
+    }
+
+    async fn client(&self, member: &Member) -> Result<Client, etcd_client::Error> {
+        let mut slot = member.client.lock().await;
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        let client = Client::connect([&member.url], Some(self.connect_options())).await?;
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    fn connect_options(&self) -> ConnectOptions {
+        let EtcdOptions { location, password, authorities, identity } = &self.options;
+        let (interval, patience) = KEEP_ALIVE;
+        let mut connect = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_LIMIT)
+            .with_keep_alive(interval, patience)
+            .with_keep_alive_while_idle(false)
+            // A member that is cut off says so at once, instead of keeping us waiting.
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some(user) = location.user() {
+            connect = connect.with_user(user, password.as_ref().map_or("", |password| password.reveal()));
+        }
+        if location.tls() {
+            let mut tls = match authorities {
+                Some(authorities) => TlsOptions::new().ca_certificate(Certificate::from_pem(authorities)),
+                None => TlsOptions::new().with_native_roots(),
+            };
+            if let Some(identity) = identity {
+                tls = tls.identity(etcd_client::Identity::from_pem(&identity.certificate, &identity.key));
+            }
+            connect = connect.with_tls(tls);
+        }
+        connect
+    }
+
+    /// Asks another member from now on, unless somebody else has moved on already.
+    fn leave(&self, at: usize) {
+        let next = (at + 1) % self.members.len();
+        // Lost: another caller has left it before.
+        self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).ok();
+    }
+
+    fn error(
+        &self,
+        failure: Failure,
+        harmless: bool,
+        url: &str,
+        operation: &'static str,
+        subject: &(dyn fmt::Display + Sync),
+    ) -> Error {
+        let message = format!("{url}: {}", failure.message);
+        let error = Error::new(failure.kind, self, operation, subject, message);
+        if harmless { error.without_effect() } else { error }
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "store at {}", self.options.location)
+    }
+}
+
+impl fmt::Debug for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoints").field("location", &self.options.location).finish_non_exhaustive()
+    }
+}

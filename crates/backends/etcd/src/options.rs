@@ -1,0 +1,61 @@
+//! As whom an etcd is spoken to, and how it proves who it is.
+
+use std::fmt;
+
+use crate::Location;
+
+/// How to reach an etcd.
+#[derive(Debug, Clone)]
+pub struct EtcdOptions {
+    /// Where it is.
+    pub location: Location,
+    /// The password of the location's user.
+    pub password: Option<Password>,
+    /// The certificates to trust, in PEM, instead of the system's. Only with TLS.
+    pub authorities: Option<Vec<u8>>,
+    /// The certificate to show. Only with TLS.
+    pub identity: Option<Identity>,
+}
+
+impl EtcdOptions {
+    /// An etcd that asks for no user; with TLS, one whose certificate the system trusts.
+    pub fn new(location: Location) -> Self {
+        EtcdOptions { location, password: None, authorities: None, identity: None }
+    }
+}
+
+/// A password. It is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// This text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Password(text.into())
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+/// A client's certificate and its key, in PEM. The key is not shown.
+#[derive(Clone)]
+pub struct Identity {
+    /// The certificate chain.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(…)")
+    }
+}
