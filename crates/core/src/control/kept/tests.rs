@@ -10,7 +10,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::control::{Control, ControlResult, Guard, RenderedService, ServiceView};
-use crate::ids::{NodeName, ServiceName};
+use crate::ids::{MemberName, NodeName, ServiceName};
+use crate::metadata::WriteOutcome;
+use crate::model::Operation;
 use crate::testing::TestEnvironment;
 use crate::world::{World, service_file};
 
@@ -26,6 +28,8 @@ enum Change {
     Agents,
     /// A member's engine refuses to start on every node, or no longer does.
     Breaks(usize, bool),
+    /// An engine has written so much, which only its agent tells.
+    Writes(usize, u64),
     /// A server looks at the nodes.
     Looks(usize),
     /// The server that works takes up what is to be done for a service.
@@ -71,7 +75,8 @@ fn change() -> impl Strategy<Value = Change> {
         4 => (service.clone(), verb).prop_map(|(service, verb)| Change::Asks(service, verb)),
         3 => Just(Change::Agents),
         1 => (service.clone(), any::<bool>()).prop_map(|(service, on)| Change::Breaks(service, on)),
-        2 => (0..2_usize).prop_map(Change::Looks),
+        2 => (service.clone(), 0..9_u64).prop_map(|(service, most)| Change::Writes(service, most)),
+        4 => (0..2_usize).prop_map(Change::Looks),
         2 => service.prop_map(Change::Works),
         6 => Just(Change::Round),
         1 => (0..NODES).prop_map(Change::Kills),
@@ -120,6 +125,13 @@ impl Fixture {
                         node.breaks(&member);
                     }
                 }
+            }
+            Change::Writes(index, position) => {
+                let member: MemberName = format!("{}-0", SERVICES[*index]).parse().unwrap();
+                for node in world.nodes.values_mut() {
+                    node.positions.insert(member.clone(), *position);
+                }
+                world.step_nodes().await.unwrap();
             }
             Change::Looks(server) => {
                 [works, looks][*server].controller().observer().refresh_nodes().await.unwrap();
@@ -188,7 +200,7 @@ fn read(rendered: &RenderedService) -> ServiceView {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_told_is_what_would_be_made_anew(changes in prop::collection::vec(change(), 1..60)) {
@@ -223,9 +235,26 @@ async fn a_service_at_rest_is_rendered_once() {
     }
     fixture.compare().await;
     assert!(fixture.kept > 0);
+
+    let position = read(&server.rendered_service(&name).await.unwrap()).members[0].position;
+    fixture.make(&Change::Writes(0, 7)).await;
+    fixture.make(&Change::Looks(0)).await;
+    let rendered = server.rendered_service(&name).await.unwrap();
+    assert_ne!(read(&rendered).members[0].position, position, "what agents say of a member counts");
+
+    let before = server.restart(&name, Guard::default()).await.unwrap();
+    let text = server.rendered_service(&name).await.unwrap().text;
+    let key = server.store.operation_key(&before.id).unwrap();
+    let found = server.store.operation(&before.id).await.unwrap().unwrap();
+    let after = Operation { updated_at: fixture.world.env.clock().wall() + Duration::from_secs(1), ..before };
+    assert_ne!(server.store.write(&key, &found, &after).await.unwrap(), WriteOutcome::Conflict);
+    let rendered = server.rendered_service(&name).await.unwrap();
+    assert!(!Arc::ptr_eq(&rendered.text, &text), "the record of the operation counts");
+
     fixture.make(&Change::Kills(0)).await;
     fixture.make(&Change::Looks(0)).await;
-    assert!(!Arc::ptr_eq(&server.rendered_service(&name).await.unwrap().text, &text));
+    let again = server.rendered_service(&name).await.unwrap();
+    assert!(!Arc::ptr_eq(&again.text, &rendered.text), "the nodes count");
 }
 
 #[tokio::test(start_paused = true)]
