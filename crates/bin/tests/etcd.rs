@@ -135,4 +135,12 @@ fn records_stay_where_they_are_and_with_the_folder_they_are_of() {
     refused(first.data(), &["--id", "server-9", "--store", &elsewhere], 64, &["do not move", "/lab"]);
     let second = tempfile::tempdir().unwrap();
     refused(second.path(), &["--store", &store], 6, &["another data folder", "prefix"]);
+
+    // How far etcd has come is written down, so that an older one is not taken for it.
+    let revision = first.data().join("store/etcd-revision");
+    eventually("it is written down", || fs::read_to_string(&revision).ok()?.trim().parse::<i64>().ok());
+    let older = tempfile::tempdir().unwrap();
+    fs::create_dir(older.path().join("store")).unwrap();
+    fs::write(older.path().join("store/etcd-revision"), "1000000\n").unwrap();
+    refused(older.path(), &["--store", &elsewhere], 1, &["older backup", "store/etcd-revision", "--store"]);
 }

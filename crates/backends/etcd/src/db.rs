@@ -16,6 +16,7 @@ use tokio::sync::broadcast;
 
 use crate::endpoints::{Access, Endpoints};
 use crate::failure::is_too_long;
+use crate::history::{History, Rewound};
 use crate::options::EtcdOptions;
 use crate::watch;
 
@@ -41,6 +42,7 @@ pub struct EtcdDb {
 struct Inner {
     endpoints: Arc<Endpoints>,
     keys: Keys,
+    history: History,
     /// Never sent on: watches end when it is dropped.
     alive: broadcast::Sender<Infallible>,
 }
@@ -78,11 +80,17 @@ impl EtcdDb {
     pub async fn connect(environment: Environment, options: EtcdOptions) -> Result<Self> {
         let root = options.location.prefix().map(|prefix| format!("{prefix}/")).unwrap_or_default();
         let (alive, _) = broadcast::channel(1);
+        let history = History::new(options.at_least);
         let endpoints = Arc::new(Endpoints::new(environment, options));
-        let db = EtcdDb { inner: Arc::new(Inner { endpoints, keys: Keys { root }, alive }) };
+        let db = EtcdDb { inner: Arc::new(Inner { endpoints, keys: Keys { root }, history, alive }) };
         // What nobody writes, in the range that the user must be able to read.
         db.range("connect", &"the store", format!("{}steadfast/", db.inner.keys.root), None, 1).await?;
         Ok(db)
+    }
+
+    /// The newest revision that this handle has seen, for [`EtcdOptions::at_least`] of the next one.
+    pub fn revision(&self) -> i64 {
+        self.inner.history.newest()
     }
 
     /// The records of a range, or of one key, as they are at one revision.
@@ -110,8 +118,13 @@ impl EtcdDb {
                     }
                 }
             };
+            let before = self.inner.history.newest();
             match self.inner.endpoints.call(Access::Read, operation, subject, ask).await? {
-                Some(answer) => return Ok(answer),
+                Some(answer) => {
+                    let seen = self.inner.history.see(before, answer.header());
+                    seen.map_err(|why| self.rewound(why, operation, subject).without_effect())?;
+                    return Ok(answer);
+                }
                 None => limit = (limit / 4).max(1),
             }
         }
@@ -132,7 +145,9 @@ impl EtcdDb {
             let txn = Txn::new().when([condition]).and_then([change(place.clone())]);
             async move { client.txn(txn).await }
         };
+        let before = self.inner.history.newest();
         let answer = self.inner.endpoints.call(Access::Write, operation, key, ask).await?;
+        self.inner.history.see(before, answer.header()).map_err(|why| self.rewound(why, operation, key))?;
         if !answer.succeeded() {
             return Ok(None);
         }
@@ -140,6 +155,10 @@ impl EtcdDb {
         revision.map(Some).ok_or_else(|| {
             Error::new(ErrorKind::Internal, self, operation, key, "an answer without a revision")
         })
+    }
+
+    fn rewound(&self, why: Rewound, operation: &'static str, subject: &(dyn fmt::Display + Sync)) -> Error {
+        Error::new(ErrorKind::Corrupt, self, operation, subject, why)
     }
 
     fn record(value: &KeyValue) -> Record {
@@ -214,7 +233,7 @@ impl MetadataDb for EtcdDb {
     }
 
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Hint>> {
-        let Inner { endpoints, keys, alive } = &*self.inner;
+        let Inner { endpoints, keys, alive, .. } = &*self.inner;
         let watched = watch::Range::new(keys.clone(), prefix.clone(), keys.under(prefix));
         watch::stream(Arc::clone(endpoints), watched, alive.subscribe()).await
     }

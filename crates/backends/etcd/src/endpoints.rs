@@ -127,7 +127,7 @@ impl Endpoints {
     }
 
     fn connect_options(&self) -> ConnectOptions {
-        let EtcdOptions { location, password, authorities, identity } = &self.options;
+        let EtcdOptions { location, password, authorities, identity, .. } = &self.options;
         let (interval, patience) = KEEP_ALIVE;
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(CONNECT_LIMIT)

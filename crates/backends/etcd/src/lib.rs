@@ -5,14 +5,15 @@
 //! - [`EtcdOptions`]: as whom, and whose certificates to trust
 //!
 //! What holds: a write is acknowledged once a majority of etcd's members has it on disk, and survives the loss of any
-//! minority. Reads and writes are linearizable. What does not: an etcd that was put back from an older backup counts
-//! its revisions again, and so uses versions again. No server may go on over that.
+//! minority. Reads and writes are linearizable. An etcd that was put back from an older backup counts its revisions
+//! again, and so uses versions again: every call fails as `Corrupt` from the first answer on that shows it.
 //!
 //! [etcd]: https://etcd.io
 
 mod db;
 mod endpoints;
 mod failure;
+mod history;
 mod location;
 mod options;
 mod watch;

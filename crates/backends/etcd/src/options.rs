@@ -15,12 +15,15 @@ pub struct EtcdOptions {
     pub authorities: Option<Vec<u8>>,
     /// The certificate to show. Only with TLS.
     pub identity: Option<Identity>,
+    /// A revision that this etcd is known to have come to, as [`EtcdDb::revision`](crate::EtcdDb::revision) told
+    /// earlier; 0 if nothing is known. One that is below it was put back from an older backup, and is refused.
+    pub at_least: i64,
 }
 
 impl EtcdOptions {
     /// An etcd that asks for no user; with TLS, one whose certificate the system trusts.
     pub fn new(location: Location) -> Self {
-        EtcdOptions { location, password: None, authorities: None, identity: None }
+        EtcdOptions { location, password: None, authorities: None, identity: None, at_least: 0 }
     }
 }
 

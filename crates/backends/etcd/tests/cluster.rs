@@ -199,3 +199,45 @@ async fn without_a_quorum_every_call_ends_and_says_what_to_do_and_with_it_all_go
     let next = db.put(&a, Bytes::from("3"), Precondition::Version(record.version)).await.unwrap();
     assert!(matches!(next, CasOutcome::Applied(_)), "{next:?}");
 }
+
+#[tokio::test]
+async fn an_etcd_that_was_put_back_from_an_older_backup_is_refused() {
+    let mut members = Members::start(1);
+    let db = connect(&members).await;
+    let a = key("k/a");
+    let CasOutcome::Applied(version) = db.put(&a, Bytes::from("1"), Precondition::Absent).await.unwrap()
+    else {
+        panic!("nobody else writes")
+    };
+    members.kill(0);
+    let backup = members.folder().join("backup");
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+        assert!(copied.success());
+    };
+    copy(&members.data(0), &backup);
+    members.begin(0);
+    members.until_well();
+    // A read finds out that the connection is gone; a write on it would be open.
+    assert_eq!(db.get(&a).await.unwrap().unwrap().version, version);
+    let done = db.put(&a, Bytes::from("2"), Precondition::Version(version)).await.unwrap();
+    assert!(matches!(done, CasOutcome::Applied(_)), "{done:?}");
+    let revision = db.revision();
+
+    members.kill(0);
+    std::fs::remove_dir_all(members.data(0)).unwrap();
+    copy(&backup, &members.data(0));
+    members.begin(0);
+    members.until_well();
+    let again = EtcdOptions { at_least: revision, ..options(&members) };
+    for error in [
+        db.get(&a).await.unwrap_err(),
+        db.put(&a, Bytes::from("3"), Precondition::Absent).await.unwrap_err(),
+        EtcdDb::connect(Environment::system([7; 32]), again).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+        assert!(error.message().contains("older backup"), "{error:?}");
+    }
+    // Who knows nothing of what was, cannot know that it is gone.
+    assert_eq!(connect(&members).await.get(&a).await.unwrap().unwrap().value, Bytes::from("1"));
+}

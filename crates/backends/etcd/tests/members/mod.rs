@@ -100,11 +100,7 @@ impl Members {
         let log = self.folder.path().join(format!("m{at}.log"));
         let log = File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new("etcd");
-        command
-            .arg("--name")
-            .arg(format!("m{at}"))
-            .arg("--data-dir")
-            .arg(self.folder.path().join(format!("m{at}")));
+        command.arg("--name").arg(format!("m{at}")).arg("--data-dir").arg(self.data(at));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &self.peer(at)]);
         command.args(["--initial-advertise-peer-urls", &self.peer(at)]);
@@ -126,6 +122,11 @@ impl Members {
         let mut process = self.processes[at].take().unwrap_or_else(|| panic!("member {at} does not run"));
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// The folder of one member, which must not run if it is changed.
+    pub fn data(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("m{at}"))
     }
 
     /// Waits until every member that runs answers with the consent of a majority.

@@ -81,6 +81,7 @@ mod shared {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use serde::{Deserialize, Serialize};
     use steadfast_backends::embedded::keys::FileKeyProvider;
@@ -101,6 +102,42 @@ mod shared {
     struct FolderRecord {
         /// Which key seals the cluster's secrets: it lies in the folder, and nowhere else.
         key: String,
+    }
+
+    /// The file with the newest revision that a server of the folder has seen.
+    const REVISION: &str = "store/etcd-revision";
+    /// How often it is written: what etcd loses of the time in between is not noticed by a server that starts.
+    const REVISION_ROUND: Duration = Duration::from_secs(5);
+
+    fn revision(data: &DataDir) -> Result<i64> {
+        let file = data.path(REVISION);
+        match fs::read_to_string(&file) {
+            Ok(text) => text.trim().parse().context(format!("read {}", file.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(Failure::new(format!("read {}: {error}", file.display()))),
+        }
+    }
+
+    /// Keeps the file as far as this server has seen.
+    fn keep_revision(data: DataDir, db: EtcdDb, environment: &Environment) {
+        let (environment, tasks) = (environment.clone(), environment.tasks().clone());
+        let until = tasks.shutdown();
+        tasks.spawn("revision", async move {
+            while !until.is_requested() {
+                let newest = db.revision();
+                let kept = revision(&data).and_then(|before| match newest > before {
+                    true => data.write(REVISION, &format!("{newest}\n"), 0o600),
+                    false => Ok(()),
+                });
+                if let Err(failure) = kept {
+                    tracing::warn!(%failure, "how far etcd has come cannot be written down");
+                }
+                tokio::select! {
+                    () = until.requested() => {}
+                    () = environment.clock().sleep(REVISION_ROUND) => {}
+                }
+            }
+        });
     }
 
     fn parse(text: &str) -> Result<Location> {
@@ -132,19 +169,26 @@ mod shared {
         environment: &Environment,
     ) -> Result<SwitchDb> {
         let location = parse(location)?;
-        let db = EtcdDb::connect(environment.clone(), options.etcd(location.clone())?).await;
-        let db = Arc::new(db.map_err(|error| refused(&location, &error))?);
-        belongs(db.clone(), data, config, environment).await?;
+        let etcd = EtcdOptions { at_least: revision(data)?, ..options.etcd(location.clone())? };
+        let db = EtcdDb::connect(environment.clone(), etcd).await;
+        let db = db.map_err(|error| refused(&location, data, &error))?;
+        belongs(Arc::new(db.clone()), data, config, environment).await?;
+        keep_revision(data.clone(), db.clone(), environment);
         tracing::info!(store = %location, "the records are in etcd");
-        Ok(SwitchDb::local(db))
+        Ok(SwitchDb::local(Arc::new(db)))
     }
 
-    fn refused(location: &Location, error: &steadfast_core::Error) -> Failure {
+    fn refused(location: &Location, data: &DataDir, error: &steadfast_core::Error) -> Failure {
         let failure = Failure::new(error.chain());
         match error.kind() {
             ErrorKind::Denied => failure.reason("PermissionDenied").remedy(
                 "name the user in --store (etcds://USER@HOST:PORT) and its password's file with --store-password-file",
             ),
+            ErrorKind::Corrupt => failure.remedy(format!(
+                "give --store the etcd that has the records. To go on with the older ones all the same: stop every server \
+                 and agent, remove {}, and start them",
+                data.path(REVISION).display()
+            )),
             ErrorKind::Unavailable if location.tls() => failure.reason("StoreUnavailable").remedy(
                 "check the hosts in --store, the certificates of --store-ca, --store-cert and --store-key, and that a \
                  majority of etcd's members runs",
