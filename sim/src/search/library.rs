@@ -35,6 +35,11 @@ impl Reference {
         (self.shape)(scenario)
     }
 
+    /// Whether its services may have so many members: one that leads itself takes no even number.
+    pub fn admits(&self, replicas: u32) -> bool {
+        !self.name.ends_with("quorum") || matches!(replicas, 3 | 5 | 7)
+    }
+
     /// Whether it makes sense on a profile.
     pub fn is_for(&self, profile: &str) -> bool {
         self.profiles.is_empty() || self.profiles.contains(&profile)

@@ -176,10 +176,8 @@ fn make(seed: u64, number: usize, from: &[(&Reference, &str)], kept: &[Case]) ->
     }
     if draw.once_in(2) {
         case.change = topology(&mut draw);
-        if reference.name.ends_with("quorum") {
-            // A quorum of two is refused.
-            case.change.replicas = Some(3);
-        }
+        case.change.replicas =
+            case.change.replicas.filter(|replicas| reference.admits(*replicas)).or(Some(3));
     }
     if draw.once_in(2) {
         events(&mut case, &mut draw);

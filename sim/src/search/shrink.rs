@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::case::{Case, CaseError};
+use super::library;
 use super::pool::{Budget, Carry, Verdict, carry_out_with};
 use crate::fault::{Class, Fault, Planned};
 
@@ -129,7 +130,9 @@ impl Shrinking<'_> {
     fn smaller_world(&mut self) {
         let Ok(scenario) = self.best.build() else { return };
         let replicas = scenario.services.iter().map(|service| service.replicas).max().unwrap_or(1);
-        for replicas in 1..replicas {
+        let reference = library::find(&self.best.scenario);
+        let admitted = |replicas: &u32| reference.is_none_or(|of| of.admits(*replicas));
+        for replicas in (1..replicas).filter(admitted) {
             let mut case = self.best.clone();
             case.change.replicas = Some(replicas);
             if self.try_case(case).is_some() {
