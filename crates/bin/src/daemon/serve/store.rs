@@ -14,8 +14,8 @@ use crate::exit::{Failure, Result};
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Store options")]
 pub(crate) struct StoreOptions {
-    /// Where the records are: etcd://[USER@]HOST[:PORT],…[/PREFIX], or etcds:// with TLS [default: that of last time,
-    /// or the data folder itself]
+    /// Where the records are: etcd://HOST:PORT,HOST:PORT/PREFIX, with TLS etcds://, with a user etcds://USER@HOST:PORT
+    /// [default: that of last time, or the data folder itself]
     #[arg(long, env = "STEADFAST_STORE", value_name = "URL")]
     store: Option<String>,
     /// A file with the password of the store's user
