@@ -24,15 +24,18 @@ test-e2e: install-test-deps ## The end-to-end suites alone: about ten minutes
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --package steadfast-workspace --all-features --no-fail-fast
 
+SIM = $(or $(CARGO_TARGET_DIR),target)/sim/steadfast-sim
+
 # `make test` has each site and class in one scenario. Here they are in every one that comes by them, on every profile:
 # tens of thousands of runs, hours.
-sim-long: ## The simulator for long: every fault at every call, pairs, at random, the repeats (SIM_BUDGET=10m)
-	cargo run --locked --release --package steadfast-sim -- enumerate --every-profile
-	cargo run --locked --release --package steadfast-sim -- enumerate --pairs --budget $(or $(SIM_BUDGET),10m)
-	cargo run --locked --release --package steadfast-sim -- run --budget $(or $(SIM_BUDGET),10m)
-	cargo run --locked --release --package steadfast-sim -- replay sim/plans
-	cargo run --locked --release --package steadfast-sim -- doctor --cases 1000
-	cargo run --locked --profile sim --package steadfast-sim --features planted -- mutants
+sim-long: ## The simulator for long: every fault at every call, pairs, at random, the repeats (SIM_BUDGET=10m SIM_SEED=2)
+	cargo build --locked --profile sim --package steadfast-sim --all-features
+	$(SIM) enumerate --every-profile
+	$(SIM) enumerate --pairs 2 --fold --budget $(or $(SIM_BUDGET),10m)
+	$(SIM) run --budget $(or $(SIM_BUDGET),10m) --seed $(or $(SIM_SEED),2)
+	$(SIM) replay sim/plans
+	$(SIM) doctor --cases 1000
+	$(SIM) mutants
 
 bench: ## The benchmarks (results with the machine named: docs/benchmarks.md)
 	cargo bench --locked --workspace

@@ -31,6 +31,10 @@ pub(super) struct NoNeed {
     /// When a guard last ended its engine with the node's lease: nothing had been heard of it for that long, whatever is
     /// heard since.
     lapsed: BTreeMap<NodeName, Time>,
+    /// The members that have served since they were told last, and of these when they fell: nobody can have heard of it
+    /// at once.
+    served: BTreeSet<MemberName>,
+    fell: BTreeMap<MemberName, Time>,
     /// An operator has said of a node that it is dead: what follows is the operator's.
     confirmed: bool,
     /// The services that let their data move on an expired lease.
@@ -69,16 +73,28 @@ impl Rule for NoNeed {
                 self.confirmed |= text.starts_with("ConfirmDead");
                 Ok(())
             }
-            Fact::EngineDown { node, why: "its lease has ended", .. } => {
-                self.lapsed.insert(node.clone(), at);
+            Fact::EngineUp { member, .. } => {
+                self.served.insert(member.clone());
+                Ok(())
+            }
+            Fact::EngineDown { member, node, why, .. } => {
+                if *why == "its lease has ended" {
+                    self.lapsed.insert(node.clone(), at);
+                }
+                if *why != "stopped" && self.served.contains(member) {
+                    self.fell.insert(member.clone(), at);
+                }
                 Ok(())
             }
             Fact::MemberRecorded(now) => {
                 let before = self.before.insert(now.id.clone(), (**now).clone());
-                self.told.insert(now.member.clone(), (**now).clone());
+                let told = self.told.insert(now.member.clone(), (**now).clone());
+                if told.is_none_or(|told| told.generation < now.generation) {
+                    self.served.remove(&now.member);
+                }
                 let Some(before) = before else { return Ok(()) };
                 self.moved(at, &before, now, &state.cloud)?;
-                self.restarted(&before, now, &state.cloud)
+                self.restarted(at, &before, now, &state.cloud)
             }
             _ => Ok(()),
         }
@@ -120,7 +136,13 @@ impl NoNeed {
     }
 
     /// Two that were told and are not there at once.
-    fn restarted(&self, before: &MemberRecorded, now: &MemberRecorded, cloud: &Cloud) -> Result<(), String> {
+    fn restarted(
+        &self,
+        at: Time,
+        before: &MemberRecorded,
+        now: &MemberRecorded,
+        cloud: &Cloud,
+    ) -> Result<(), String> {
         if now.generation <= before.generation || !now.run || !serves(cloud, &now.member) {
             return Ok(());
         }
@@ -131,7 +153,9 @@ impl NoNeed {
             let here = serves(cloud, &other.member) && there;
             // One that was removed, or stopped, is not to be there.
             let awaited = other.run && other.phase != MemberPhase::Removed && other.generation.0 > 1;
-            other.service == now.service && other.member != now.member && awaited && !here
+            let fell = self.fell.get(&other.member).filter(|_| self.served.contains(&other.member));
+            let unheard = fell.is_some_and(|since| at.since(*since).as_millis() < SILENT_MS);
+            other.service == now.service && other.member != now.member && awaited && !here && !unheard
         });
         missing.map_or(Ok(()), |other| {
             Err(format!("{} is told to restart, and {} was told and is not there", now.member, other.member))

@@ -290,7 +290,7 @@ impl Cloud {
     }
 
     /// Changes what lies on a volume, if the storage lets it. What cannot write ends.
-    fn write_to(
+    pub(super) fn write_to(
         &mut self,
         now: Time,
         node: &NodeName,
@@ -449,7 +449,7 @@ impl Cloud {
             return;
         }
         let Some((at, of)) = self.upstream(node, member) else { return };
-        if !self.is_behind(node, member, &at, &of) {
+        if !self.is_behind(node, member, &at, &of) && !self.cut_off(now, node, member, &at, &of) {
             return;
         }
         let upstream = self.hosts.engine(&at, &of).and_then(|upstream| self.history(&upstream.volume));

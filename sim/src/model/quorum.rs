@@ -114,6 +114,27 @@ impl Cloud {
         }
     }
 
+    /// Throws away what a member of a quorum has beyond what its leader has too, as all of them do by themselves: it was
+    /// sent by an earlier leader, and a majority never had it. Whether it does.
+    pub(super) fn cut_off(
+        &mut self,
+        now: Time,
+        node: &NodeName,
+        member: &MemberName,
+        at: &NodeName,
+        of: &MemberName,
+    ) -> bool {
+        let Some(engine) = self.hosts.engine(node, member).filter(|engine| engine.launch.quorum.is_some())
+        else {
+            return false;
+        };
+        let volume = engine.volume.clone();
+        let leader = self.hosts.engine(at, of).and_then(|leader| self.history(&leader.volume));
+        let (Some(own), Some(leader)) = (self.history(&volume), leader) else { return false };
+        let common = own.writes.iter().zip(&leader.writes).take_while(|(own, its)| own == its).count();
+        self.write_to(now, node, member, &volume, |history| history.writes.truncate(common))
+    }
+
     /// Has the members of a quorum agree on who votes.
     ///
     /// # Errors

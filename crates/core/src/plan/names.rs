@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::roles::leads;
 use super::{Action, Facts, Plan};
-use crate::model::{Leadership, Role};
+use crate::model::{Leadership, MemberPhase, Role};
 use crate::planted::{self, Planted};
 use crate::registry::{DomainName, RecordKind, RecordSet, ServiceTarget};
 
@@ -71,8 +71,20 @@ fn addresses(set: BTreeSet<IpAddr>) -> Option<RecordSet> {
     (!set.is_empty()).then_some(RecordSet::Addresses(set))
 }
 
+/// The names of members that have left: they hold nothing.
+fn left(facts: &Facts) -> impl Iterator<Item = DomainName> {
+    let removed = facts.members.iter().filter(|(_, member)| member.record.phase == MemberPhase::Removed);
+    removed.filter_map(|(name, _)| facts.zone.child(name).ok())
+}
+
 /// Names that do not hold what they shall.
 pub(super) fn publish(facts: &Facts, plan: &mut Plan) {
+    // A change that was on its way while the member left may have come after its name was taken away.
+    for name in left(facts) {
+        if let Some(Some(expected)) = facts.names.get(&(name.clone(), RecordKind::Addresses)) {
+            plan.actions.push(Action::RemoveName { name, expected: expected.clone() });
+        }
+    }
     for (name, kind, set) in wanted(facts) {
         let Some(set) = set else {
             forget_the_gone(facts, name, kind, plan);
@@ -132,6 +144,7 @@ pub(super) fn withdraw(facts: &Facts, plan: &mut Plan) {
 impl Facts {
     /// The names to look up before planning.
     pub fn names_of_interest(&self) -> Vec<(DomainName, RecordKind)> {
-        wanted(self).into_iter().map(|(name, kind, _)| (name, kind)).collect()
+        let own = wanted(self).into_iter().map(|(name, kind, _)| (name, kind));
+        own.chain(left(self).map(|name| (name, RecordKind::Addresses))).collect()
     }
 }

@@ -24,7 +24,7 @@ pub use decide::{ClaimView, Step, VolumeView, next};
 pub use evidence::{HolderState, evidence_for};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Incarnation, MemberName, NodeName, ServiceName};
+use crate::ids::{Epoch, Incarnation, MemberName, NodeName, ServiceName, VolumeId};
 use crate::ip::{AddressOutcome, IpProvider};
 use crate::metadata::{Versioned, WriteOutcome};
 use crate::model::{Evidence, Holder, Initialised, Member, MemberPhase, Reason};
@@ -34,7 +34,7 @@ use crate::planted::{self, Planted};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet, Registry};
 use crate::runtime::Environment;
 use crate::store::Store;
-use crate::volume::{self, VolumeProvider};
+use crate::volume::{self, Attachment, VolumeProvider};
 
 /// How far a pass of a claim, or of its release, has come.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,12 +171,7 @@ impl Claimant {
             }
             // Volumes and address first: once we are off the list, the next claimant does not ask us.
             for id in body.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
-                if planted::is(Planted::ReleaseWithoutDetach) {
-                    continue;
-                }
-                volume::give_back(&*self.volumes, id, &self.node).await?;
-                let after = self.volumes.describe(id).await?;
-                if after.is_some_and(|status| status.attachment.holder() == Some(&self.node)) {
+                if !planted::is(Planted::ReleaseWithoutDetach) && !self.has_given_back(id).await? {
                     return Ok(ClaimProgress::Waiting(
                         Reason::VolumeDetaching,
                         format!("{id} is still in use on {}", self.node),
@@ -198,6 +193,18 @@ impl Claimant {
                 return Ok(ClaimProgress::Prepared(Box::new(after)));
             }
         }
+    }
+
+    /// Gives a volume back, and says whether it is. What is on its way is waited for, and not asked for again.
+    async fn has_given_back(&self, id: &VolumeId) -> Result<bool> {
+        let mut status = self.volumes.describe(id).await?;
+        let leaves =
+            |attachment: &Attachment| matches!(attachment, Attachment::Detaching(from) if *from == self.node);
+        if !status.as_ref().is_some_and(|status| leaves(&status.attachment)) {
+            volume::give_back(&*self.volumes, id, &self.node).await?;
+            status = self.volumes.describe(id).await?;
+        }
+        Ok(status.is_none_or(|status| status.attachment.holder() != Some(&self.node)))
     }
 
     /// Records that `member`, held under `epoch`, has come to `phase`. `false`: the epoch is no longer ours.

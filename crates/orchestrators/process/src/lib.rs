@@ -73,6 +73,12 @@ impl ProcessOrchestrator {
         self.env.clock().monotonic()
     }
 
+    async fn look(&self) -> Result<Vec<Node>> {
+        let begun = self.now();
+        let nodes = self.store.nodes().await?;
+        Ok(self.sightings.look(begun, self.now(), nodes))
+    }
+
     /// What can be proven about each node. Nobody is asked about lives that are known to be over, and about those that
     /// were just heard only who is asked for nothing.
     async fn prove(&self, nodes: &[Node]) -> Vec<Proof> {
@@ -111,12 +117,12 @@ impl Orchestrator for ProcessOrchestrator {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeReport>> {
-        let mut nodes = self.sightings.look(self.now(), self.store.nodes().await?);
+        let mut nodes = self.look().await?;
         let missed = nodes.iter().filter(|node| node.is_missed()).map(|node| node.record.node.clone());
         let missed: Vec<NodeName> = missed.collect();
         // A silence may be that of hints.
         if !missed.is_empty() && self.store.doubt_nodes(missed) {
-            nodes = self.sightings.look(self.now(), self.store.nodes().await?);
+            nodes = self.look().await?;
         }
         let proofs = self.prove(&nodes).await;
         let report = |(node, proof): (Node, Proof)| {

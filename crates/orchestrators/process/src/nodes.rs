@@ -78,8 +78,11 @@ impl Lease {
 }
 
 impl Sightings {
-    /// Takes in what the nodes say now.
-    pub(crate) fn look(&self, now: Moment, nodes: Vec<NodeRecords>) -> Vec<Node> {
+    /// Takes in what the nodes have said, by a look that began and ended then.
+    ///
+    /// What is new may have been said up to the end of the look, and what is not was not said before it began: however
+    /// slow we are, it is not taken for the silence of a node.
+    pub(crate) fn look(&self, begun: Moment, ended: Moment, nodes: Vec<NodeRecords>) -> Vec<Node> {
         let mut seen = self.lock();
         let looked = std::mem::replace(&mut seen.looked, true);
         let mut next = BTreeMap::new();
@@ -95,12 +98,12 @@ impl Sightings {
                 before => Sighting {
                     incarnation: record.incarnation.clone(),
                     beat,
-                    since: now,
+                    since: ended,
                     changed: looked || before.is_some(),
                     dead: same_life && before.is_some_and(|before| before.dead),
                 },
             };
-            let age = now.since(sighting.since);
+            let age = begun.since(sighting.since);
             let silence = if sighting.changed { Silence::Heard(age) } else { Silence::AtLeast(age) };
             let lease =
                 status.map(|status| Lease { silence, length: Duration::from_millis(status.lease_ms) });
@@ -198,7 +201,8 @@ mod tests {
 
     fn look(sightings: &Sightings, seconds: u64, incarnation: &str, beat: Option<u64>) -> NodeHealth {
         let status = beat.map(|beat| Arc::new(status(incarnation, beat)));
-        let node = sightings.look(at(seconds), vec![(Arc::new(record(incarnation)), status)]).remove(0);
+        let node =
+            sightings.look(at(seconds), at(seconds), vec![(Arc::new(record(incarnation)), status)]).remove(0);
         health(&node.record, node.lease, Proof::Unknown, None)
     }
 
@@ -219,10 +223,28 @@ mod tests {
         assert_eq!(look(&sightings, 106, "i1", Some(5)), NodeHealth::Suspect);
     }
 
+    /// A lease that is over by our clock while the node's guard still holds it would be two writers.
+    #[test]
+    fn a_look_that_takes_long_is_no_silence_of_the_node() {
+        let sightings = Sightings::default();
+        let see = |begun, ended, beat| {
+            let nodes = vec![(Arc::new(record("i1")), Some(Arc::new(status("i1", beat))))];
+            sightings.look(at(begun), at(ended), nodes).remove(0).lease.unwrap().silence
+        };
+        see(100, 100, 5);
+        assert_eq!(see(102, 106, 6), Silence::Heard(Duration::ZERO), "it may have spoken as the look ended");
+        assert_eq!(see(107, 108, 6), Silence::Heard(Duration::from_secs(1)));
+        assert_eq!(
+            see(110, 119, 6),
+            Silence::Heard(Duration::from_secs(4)),
+            "it may have spoken since it began"
+        );
+    }
+
     #[test]
     fn a_node_that_appears_after_the_first_look_has_just_spoken() {
         let sightings = Sightings::default();
-        assert!(sightings.look(at(1), Vec::new()).is_empty());
+        assert!(sightings.look(at(1), at(1), Vec::new()).is_empty());
         assert_eq!(look(&sightings, 2, "i1", Some(1)), NodeHealth::Ready);
         // A new life that has only registered yet.
         assert_eq!(look(&sightings, 3, "i2", None), NodeHealth::Unknown);
@@ -232,9 +254,9 @@ mod tests {
     #[test]
     fn what_an_earlier_life_said_is_no_sign_of_the_new_one() {
         let sightings = Sightings::default();
-        assert!(sightings.look(at(1), Vec::new()).is_empty());
+        assert!(sightings.look(at(1), at(1), Vec::new()).is_empty());
         let nodes = vec![(Arc::new(record("i2")), Some(Arc::new(status("i1", 9))))];
-        let node = sightings.look(at(2), nodes).remove(0);
+        let node = sightings.look(at(2), at(2), nodes).remove(0);
         assert_eq!(health(&node.record, node.lease, Proof::Alive, None), NodeHealth::Unknown);
     }
 
@@ -266,7 +288,7 @@ mod tests {
         let sightings = Sightings::default();
         let see = |seconds, life: &str| {
             let nodes = vec![(Arc::new(record(life)), Some(Arc::new(status(life, seconds))))];
-            sightings.look(at(seconds), nodes).remove(0)
+            sightings.look(at(seconds), at(seconds), nodes).remove(0)
         };
         assert!(!see(1, "i1").dead);
         sightings.note_dead(&record("i1"));

@@ -29,7 +29,18 @@ pub(super) struct Decides {
 enum Matter {
     Existence,
     Pause,
-    File,
+    /// Which version its members run.
+    Version,
+    /// That they run an earlier one again: the way out of one that does not work, and keeps everything else waiting.
+    Return,
+    /// How many members it has.
+    Size,
+}
+
+impl Matter {
+    fn is_of_file(self) -> bool {
+        matches!(self, Matter::Version | Matter::Return | Matter::Size)
+    }
 }
 
 impl Decides {
@@ -38,7 +49,7 @@ impl Decides {
     }
 
     fn file(service: &str) -> Self {
-        Decides::new(service, Some(Matter::File))
+        Decides::new(service, Some(Matter::Version))
     }
 
     /// What an operation decides: nothing, if the same is wanted after it as before.
@@ -47,7 +58,8 @@ impl Decides {
             "start" | "undelete" => Decides::new(service, Some(Matter::Existence)),
             "stop" | "delete" => Decides { ends: true, ..Decides::new(service, Some(Matter::Existence)) },
             "pause" | "resume" => Decides::new(service, Some(Matter::Pause)),
-            _ if operation == "roll_back" || operation.starts_with("scale to ") => Decides::file(service),
+            "roll_back" => Decides::new(service, Some(Matter::Return)),
+            _ if operation.starts_with("scale to ") => Decides::new(service, Some(Matter::Size)),
             _ => Decides::new(service, None),
         }
     }
@@ -56,13 +68,16 @@ impl Decides {
     /// any more.
     fn comes_after(&self, other: &Decides) -> bool {
         let of_one_service = self.service.is_some() && self.service == other.service;
-        let same = self.matter.is_some() && self.matter == other.matter;
-        of_one_service && (same || self.ends && other.matter == Some(Matter::File))
+        let (Some(own), Some(its)) = (self.matter, other.matter) else { return false };
+        let of_file = own.is_of_file() && its.is_of_file() && (own, its) != (Matter::Return, Matter::Size);
+        of_one_service && (own == its || of_file || self.ends && its.is_of_file())
     }
 
     /// Whether the other request makes the service that this one is about, or changes its file.
     fn is_about(&self, other: &Decides) -> bool {
-        self.service.is_some() && self.service == other.service && other.matter == Some(Matter::File)
+        self.service.is_some()
+            && self.service == other.service
+            && other.matter.is_some_and(Matter::is_of_file)
     }
 
     /// Whether a refusal is an answer that stands, so that asking again would be of no use. Whoever is told of no such
