@@ -4,8 +4,9 @@
 
 use steadfast_sim::fault::{Fault, Plan, Planned};
 use steadfast_sim::key::Key;
-use steadfast_sim::model::Profile;
+use steadfast_sim::model::{Fact, Profile};
 use steadfast_sim::run::{Action, Outcome, Scenario, Target, run};
+use steadfast_sim::search::library;
 
 fn scenario() -> Scenario {
     let mut scenario = Scenario::calm("planned", Profile::shared_storage(), 1)
@@ -43,6 +44,26 @@ fn a_fault_at_a_named_call_fires_there_and_is_got_over() {
         assert_eq!((outcome.fired.len(), outcome.unfired), (1, 0), "{fault:?} at {at}");
         assert_ne!(outcome.hash, calm.hash, "{fault:?} at {at} changed nothing");
     }
+}
+
+/// One class of faults at one call leads there, which a search at random hardly ever comes by.
+#[test]
+fn a_start_that_comes_after_its_lease_is_refused() {
+    let mut scenario = library::find("lost-primary").unwrap().scenario(Profile::leases(), 5);
+    scenario.storm_ms = 120_000;
+    let calm = run(&scenario).unwrap();
+    let starts =
+        calm.sites.iter().filter(|site| site.operation == "guards.start" && site.resource == "orders-0");
+    let moved = starts.last().unwrap();
+    scenario.plan.faults.push(Planned { at: moved.key(0), fault: Fault::Pause(40_000) });
+    let outcome = run(&scenario).unwrap();
+    assert_eq!((&outcome.violations, outcome.unfired), (&Vec::new(), 0));
+    let mut refused = outcome.facts.iter().filter_map(|(_, fact)| match fact {
+        Fact::NotStarted { member, node, why, .. } => Some((member.as_str(), node.as_str(), *why)),
+        _ => None,
+    });
+    let node = moved.actor.strip_prefix("agent@").unwrap();
+    assert_eq!(refused.next(), Some(("orders-0", node, "its lease has ended")));
 }
 
 #[test]

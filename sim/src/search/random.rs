@@ -16,7 +16,7 @@ use super::enumerate::{Count, Failure, combinations};
 use super::library::{OWN, Reference};
 use super::pool::{self, Budget, Carry, carry_out_with};
 use super::sites::Folded;
-use super::state::{HARDLY_EVER, SOMETIMES};
+use super::state::SOMETIMES;
 use crate::env::ClockSkew;
 use crate::exec::Schedule;
 use crate::fault::{Class, Planned, RandomFaults};
@@ -143,8 +143,7 @@ pub fn search(options: &Options, carry: &Carry) -> Result<Report, CaseError> {
     report.kept = kept.len();
     let changed = |class: &Class| report.classes.get(class).is_some_and(|count| count.changed > 0);
     report.inert = Class::ALL.into_iter().filter(|class| !changed(class)).collect();
-    let expected = SOMETIMES.iter().map(|(name, _)| *name).filter(|name| !HARDLY_EVER.contains(name));
-    report.never = expected.filter(|name| !reached.contains(name)).collect();
+    report.never = SOMETIMES.iter().map(|(name, _)| *name).filter(|name| !reached.contains(name)).collect();
     report.elapsed = budget.elapsed();
     Ok(report)
 }

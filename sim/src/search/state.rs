@@ -13,7 +13,6 @@ pub const SOMETIMES: &[(&str, &str)] = &[
     ("moved", "a member's engine was started on a second node"),
     ("promoted", "a second member of a service took writes"),
     ("taken-over", "two servers worked on operations"),
-    ("refused", "a stale holder's write or start was refused"),
     ("self-fenced", "a guard ended its engine with its lease"),
     ("rewound", "data was thrown away to follow another history"),
     ("node-back", "a node that was lost came back"),
@@ -21,10 +20,6 @@ pub const SOMETIMES: &[(&str, &str)] = &[
     ("write-failed", "a client's write was not confirmed in time"),
     ("agent-crashed", "an agent was started again"),
 ];
-
-/// What a search at random hardly ever comes by, since one class of faults leads to it at one call: it is left to the
-/// enumeration.
-pub const HARDLY_EVER: &[&str] = &["refused"];
 
 /// What of [`SOMETIMES`] has happened in a run.
 pub fn reached(outcome: &Outcome) -> BTreeSet<&'static str> {
@@ -46,10 +41,6 @@ pub fn reached(outcome: &Outcome) -> BTreeSet<&'static str> {
                 if leaders.len() > 1 {
                     reached.insert("promoted");
                 }
-            }
-            Fact::WriteRefused { .. }
-            | Fact::NotStarted { why: "an older epoch" | "its lease has ended", .. } => {
-                reached.insert("refused");
             }
             Fact::EngineDown { why: "its lease has ended", .. } => {
                 reached.insert("self-fenced");

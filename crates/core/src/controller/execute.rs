@@ -259,6 +259,9 @@ impl<'a> Executor<'a> {
         if !holds {
             return Ok(Progress::Stale);
         }
+        if *reason == Reason::NodeDead && self.has_begun_anew(snapshot, from).await? {
+            return Ok(Progress::Stale);
+        }
         let zone = snapshot.facts.nodes.get(node).map(|node| node.zone.clone());
         self.change_member(snapshot, name, |record, now| {
             record.placed_on = Some(node.clone());
@@ -267,6 +270,15 @@ impl<'a> Executor<'a> {
             push_event(record, now, reason.clone(), format!("{message}; placed on {node}"));
         })
         .await
+    }
+
+    /// Whether a node has another life than the one that was seen dead: it is known before a look at all nodes ends that
+    /// takes long, and may hold the member by now.
+    async fn has_begun_anew(&self, snapshot: &Snapshot, node: Option<&NodeName>) -> Result<bool> {
+        let seen = node.and_then(|node| snapshot.facts.nodes.get_key_value(node));
+        let Some((node, seen)) = seen else { return Ok(false) };
+        let found = self.store.node_record(node).await?;
+        Ok(found.is_some_and(|found| found.body.incarnation != seen.incarnation))
     }
 
     /// Gives back what a dead holder held, in the order in which it would have itself.

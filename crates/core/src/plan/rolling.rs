@@ -38,12 +38,15 @@ pub(super) fn standing(facts: &Facts, name: &MemberName, member: &MemberFacts) -
     }
 }
 
-/// Whether a member is known to serve in the role it has now. What it said under an earlier term is not fresh: it may
-/// be on its way to follow another leader since.
+/// Whether a member is known to serve in the role it has now. What it said under an earlier term is not fresh, and one
+/// that still follows another leader is on its way.
 fn serves(facts: &Facts, member: &MemberFacts) -> bool {
-    let role = facts.service.roles.get(&member.record.group);
-    let told = |term| role.is_none_or(|role| role.term == term);
-    member.is_ready() && member.status.as_ref().is_some_and(|status| told(status.role_term))
+    let Some(status) = member.status.as_ref().filter(|status| status.ready) else { return false };
+    let Some(role) = facts.service.roles.get(&member.record.group) else { return true };
+    let follows_another = role.leader.as_ref().is_some_and(|leader| {
+        *leader != member.record.name && status.follows.as_ref().is_some_and(|of| of != leader)
+    });
+    status.role_term == role.term && !follows_another
 }
 
 /// The generation that a running restart demands of a member.
