@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::backends::Backends;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Generation, GroupName, MemberId, MemberName, NodeName, Ordinal, ServerId};
+use crate::ids::{Epoch, Generation, GroupName, MemberId, MemberName, NodeName, Ordinal, ServerId, ZoneName};
 use crate::ip::AddressOutcome;
 use crate::metadata::WriteOutcome;
 use crate::model::{
@@ -151,6 +151,7 @@ impl<'a> Executor<'a> {
         let service = &snapshot.facts.service;
         let now = self.env.clock().wall();
         let id = member_id(service, name)?;
+        let zone = node.as_ref().and_then(|node| zone_of(snapshot, node));
         let mut member = Member {
             id,
             name: name.clone(),
@@ -170,7 +171,7 @@ impl<'a> Executor<'a> {
             address: None,
             initialised: None,
             last_node: None,
-            zone: None,
+            zone,
             phase_since: now,
             events: EventRing::default(),
             extra: serde_json::Map::new(),
@@ -185,6 +186,7 @@ impl<'a> Executor<'a> {
                     let old = Member::clone(&old.record);
                     member = Member {
                         placed_on: member.placed_on,
+                        zone: old.zone.clone().or(member.zone),
                         run: true,
                         phase: MemberPhase::Pending,
                         revision: if joins { service.revision } else { old.revision },
@@ -262,7 +264,7 @@ impl<'a> Executor<'a> {
         if *reason == Reason::NodeDead && self.has_begun_anew(snapshot, from).await? {
             return Ok(Progress::Stale);
         }
-        let zone = snapshot.facts.nodes.get(node).map(|node| node.zone.clone());
+        let zone = zone_of(snapshot, node);
         self.change_member(snapshot, name, |record, now| {
             record.placed_on = Some(node.clone());
             record.zone = record.zone.take().or_else(|| zone.clone());
@@ -506,6 +508,10 @@ impl<'a> Executor<'a> {
             WriteOutcome::Conflict => Ok(Progress::Stale),
         }
     }
+}
+
+fn zone_of(snapshot: &Snapshot, node: &NodeName) -> Option<ZoneName> {
+    snapshot.facts.nodes.get(node).map(|node| node.zone.clone())
 }
 
 /// A member's identity follows from its service's and its name, so a crash before it is recorded loses nothing.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::placement::{Placed, choose};
 use super::{Action, Facts, MemberFacts, Plan, Wait};
-use crate::ids::{MemberName, NodeName};
+use crate::ids::{MemberName, NodeName, ZoneName};
 use crate::model::{Desired, Evidence, Holder, Member, MemberPhase, NodeHealth, Reason};
 use crate::orchestrator::{Placement, Run, Workload};
 
@@ -18,27 +18,41 @@ pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
             }
             match found {
                 Some(found) if is_of(facts, &found.record) => {
-                    if !is_provisioned(facts, &found.record) {
+                    let bound = found.record.zone.is_some() || !facts.zonal_volumes;
+                    if bound && !is_provisioned(facts, &found.record) {
                         plan.actions.push(Action::Provision { member });
                     }
                 }
                 _ => {
                     let placed = placed.get_or_insert_with(|| Placed::of(facts));
-                    let node = choose(facts, placed, &member, group.name, None, None).ok();
+                    // One that comes back comes back to its volumes.
+                    let kept = found.map(|found| &*found.record);
+                    let kept = kept.filter(|record| record.service_id == facts.service.id);
+                    let last_node = kept.and_then(|record| record.last_node.as_ref());
+                    let zone = kept.and_then(|record| zone_of_volumes(facts, record));
+                    let node = choose(facts, placed, &member, group.name, last_node, zone).ok();
                     if let Some(node) = &node {
                         placed.set(facts, member.clone(), group.name.clone(), node.clone());
                     }
+                    let bound = node.is_some() || !facts.zonal_volumes;
                     plan.actions.push(Action::CreateMember {
                         member: member.clone(),
                         group: group.name.clone(),
                         ordinal,
                         node,
                     });
-                    plan.actions.push(Action::Provision { member });
+                    if bound {
+                        plan.actions.push(Action::Provision { member });
+                    }
                 }
             }
         }
     }
+}
+
+/// The zone that a member cannot leave.
+fn zone_of_volumes<'a>(facts: &Facts, record: &'a Member) -> Option<&'a ZoneName> {
+    record.zone.as_ref().filter(|_| facts.zonal_volumes)
 }
 
 /// Whether a record is of this very service, and not left by an earlier one of the same name.
@@ -90,7 +104,7 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
             plan.waits.push(wait);
             continue;
         }
-        let zone = record.zone.as_ref().filter(|_| facts.zonal_volumes);
+        let zone = zone_of_volumes(facts, record);
         let placed = placed.get_or_insert_with(|| Placed::of(facts));
         match choose(facts, placed, name, &record.group, record.last_node.as_ref(), zone) {
             Ok(node) => {
