@@ -203,8 +203,12 @@ fn is_down(facts: &Facts, member: &MemberFacts) -> bool {
     let in_role = |role: &RoleState| role.phase == RolePhase::Led && status.role_term == role.term;
     let has_role = facts.service.roles.get(&record.group).is_none_or(in_role);
     let leads_soon = facts.service.roles.values().any(|role| role.leader.as_ref() == Some(&record.name));
-    let answers = status.incarnation.is_some() && status.role != Role::Unknown;
-    !answers || (has_role && !(leads_soon && status.role == Role::Replica))
+    if status.incarnation.is_none() || status.role == Role::Unknown {
+        // A primary that has just been started is about to serve, as long as nothing is said to keep it from that.
+        let starts = leads_soon && status.incarnation.is_some() && status.blocked.is_none();
+        return !starts;
+    }
+    has_role && !(leads_soon && status.role == Role::Replica)
 }
 
 /// Leadership that is not settled is left to settle before anybody is touched that serves.
