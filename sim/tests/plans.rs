@@ -52,9 +52,9 @@ fn a_start_that_comes_after_its_lease_is_refused() {
     let mut scenario = library::find("lost-primary").unwrap().scenario(Profile::leases(), 5);
     scenario.storm_ms = 120_000;
     let calm = run(&scenario).unwrap();
-    let starts =
+    let mut starts =
         calm.sites.iter().filter(|site| site.operation == "guards.start" && site.resource == "orders-0");
-    let moved = starts.last().unwrap();
+    let moved = starts.next_back().unwrap();
     scenario.plan.faults.push(Planned { at: moved.key(0), fault: Fault::Pause(40_000) });
     let outcome = run(&scenario).unwrap();
     assert_eq!((&outcome.violations, outcome.unfired), (&Vec::new(), 0));
