@@ -103,15 +103,14 @@ impl Endpoints {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let silence = || Failure::silence(LIMIT);
         let begun = self.environment.clock().monotonic();
         let client = match self.environment.timeout(LIMIT, self.client(member)).await {
-            None => return Err(Failure { may_have_happened: false, ..silence() }),
-            Some(client) => client.map_err(|error| Failure::of_login(&error))?,
+            None => return Err(Failure::silence(LIMIT).before()),
+            Some(client) => client.map_err(|error| Failure::of(&error).before())?,
         };
         let left = LIMIT.saturating_sub(self.environment.clock().monotonic().since(begun));
         match self.environment.timeout(left, request(client)).await {
-            None => Err(silence()),
+            None => Err(Failure::silence(LIMIT)),
             Some(answer) => answer.map_err(|error| Failure::of(&error)),
         }
     }

@@ -41,7 +41,8 @@ impl Failure {
         }
     }
 
-    fn before(mut self) -> Self {
+    /// The same, before anything was asked: it had no effect.
+    pub(crate) fn before(mut self) -> Self {
         self.may_have_happened = false;
         self
     }
@@ -49,11 +50,6 @@ impl Failure {
     /// No answer in time.
     pub(crate) fn silence(limit: std::time::Duration) -> Self {
         Failure::unavailable(format!("no answer within {limit:?}; if it lasts: {QUORUM}"))
-    }
-
-    /// A failure to get as far as asking.
-    pub(crate) fn of_login(error: &etcd_client::Error) -> Self {
-        Failure::of(error).before()
     }
 
     /// A failed request.
@@ -88,8 +84,10 @@ fn of_status(status: &Status) -> Failure {
     }
     let message = told(status.message(), status.source());
     match status.code() {
-        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => of_text(&message),
-        Code::InvalidArgument
+        Code::Unavailable
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::InvalidArgument
         | Code::FailedPrecondition
         | Code::PermissionDenied
         | Code::ResourceExhausted => of_text(&message),
