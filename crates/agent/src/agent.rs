@@ -62,7 +62,7 @@ pub(crate) struct Node {
     pub(crate) claimant: Claimant,
     shutdown: Shutdown,
     /// What each member's task says. Never held across a wait.
-    statuses: Mutex<BTreeMap<MemberName, MemberStatus>>,
+    statuses: Mutex<BTreeMap<MemberName, Said>>,
     /// When the lease was last renewed: the time before it was asked for.
     renewed: Mutex<Option<Moment>>,
     /// Told when a status has changed in a way that matters, or the node's own record.
@@ -77,6 +77,22 @@ pub(crate) struct Node {
     over: AtomicBool,
     /// Told when it is.
     over_news: Notify,
+}
+
+/// What a member's task says.
+#[derive(Debug)]
+struct Said {
+    status: MemberStatus,
+    /// When it last began to look at the engine; none: it has not.
+    seen: Option<Moment>,
+}
+
+impl Said {
+    /// Whether it is still worth telling: that an engine serves is not, once it was not looked at for too long. Its task
+    /// may be waiting for a store or a disk that does not answer.
+    fn holds(&self, now: Moment, lease: Duration) -> bool {
+        !self.status.ready || self.seen.is_some_and(|seen| now.since(seen) < lease / 2)
+    }
 }
 
 /// What a member's task is told.
@@ -270,22 +286,11 @@ impl Node {
         inbox
     }
 
-    /// Takes what a member's task says.
-    pub(crate) fn publish(&self, member: &MemberName, status: &MemberStatus) {
-        let mut statuses = lock(&self.statuses);
-        let matters = match statuses.get_mut(member) {
-            Some(old) if old == status => false,
-            Some(old) => {
-                let matters = !old.means_the_same(status);
-                *old = status.clone();
-                matters
-            }
-            None => {
-                statuses.insert(member.clone(), status.clone());
-                true
-            }
-        };
-        if matters {
+    /// Takes what a member's task says, having begun to look at its engine at `seen`.
+    pub(crate) fn publish(&self, member: &MemberName, status: &MemberStatus, seen: Option<Moment>) {
+        let said = Said { status: status.clone(), seen };
+        let old = lock(&self.statuses).insert(member.clone(), said);
+        if !old.is_some_and(|old| old.status.means_the_same(status)) {
             self.news.notify_one();
         }
     }
@@ -303,5 +308,48 @@ impl Node {
                 () = self.parts.env.clock().sleep(Duration::from_millis(50)) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steadfast_core::ids::{Epoch, RoleTerm};
+    use steadfast_core::model::{MemberPhase, Role};
+
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_zero(Duration::from_millis(millis))
+    }
+
+    fn said(ready: bool, seen: Option<Moment>) -> Said {
+        let status = MemberStatus {
+            epoch: Epoch(1),
+            generation: Default::default(),
+            revision: Default::default(),
+            incarnation: Some("e1".parse().unwrap()),
+            phase: MemberPhase::Serving,
+            role: Role::Replica,
+            role_term: RoleTerm(1),
+            follows: None,
+            membership: None,
+            ready,
+            position: None,
+            lag: None,
+            restarts: 0,
+            blocked: None,
+        };
+        Said { status, seen }
+    }
+
+    /// A member's task that waits for the store sees nothing of the engine's end, and the lease is renewed all the same.
+    #[test]
+    fn that_an_engine_serves_is_told_only_while_it_is_looked_at() {
+        let lease = Duration::from_secs(6);
+        let serves = said(true, Some(at(10_000)));
+        assert!(serves.holds(at(12_999), lease));
+        assert!(!serves.holds(at(13_000), lease));
+        assert!(!said(true, None).holds(at(0), lease), "nobody has looked");
+        assert!(said(false, None).holds(at(99_000), lease), "that it does not serve is no promise");
     }
 }

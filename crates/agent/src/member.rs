@@ -109,6 +109,8 @@ pub(crate) struct MemberTask {
     records: Records,
     live: Option<Live>,
     status: MemberStatus,
+    /// When the engine was last asked how it is.
+    seen: Option<Moment>,
     restarts: Restarts,
     /// The guard of an engine that is well, as it was last found, and for how many looks more it is taken to be there.
     guard: Option<(GuardStatus, u32)>,
@@ -150,6 +152,7 @@ impl MemberTask {
                 restarts: 0,
                 blocked: None,
             },
+            seen: None,
             restarts: Restarts::default(),
             guard: None,
             silent_since: None,
@@ -202,9 +205,13 @@ impl MemberTask {
         let pause = self.take_step(step, &view).await;
         self.status.restarts = self.restarts.count();
         if pause.is_some() && self.has_a_say(&view.process) {
-            self.node.publish(&self.name, &self.status);
+            self.publish();
         }
         pause
+    }
+
+    pub(super) fn publish(&self) {
+        self.node.publish(&self.name, &self.status, self.seen);
     }
 
     /// Whether the status says something of the engine. That of an agent which has just begun, and has not looked at
@@ -319,6 +326,8 @@ impl MemberTask {
             GuardState::Orphans => Process::Orphans,
             GuardState::Absent(exit) => {
                 self.gone();
+                // Nobody waits for the store to hear that it serves no more.
+                self.publish();
                 if let Some(exit) = exit
                     && self.exit_seen.as_ref() != Some(&exit.incarnation)
                 {

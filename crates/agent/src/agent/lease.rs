@@ -1,11 +1,13 @@
 //! The node's lease and status, in one record.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steadfast_core::error::Result;
+use steadfast_core::ids::MemberName;
 use steadfast_core::metadata::{Versioned, WriteOutcome};
-use steadfast_core::model::{NodeStatus, Reason};
+use steadfast_core::model::{MemberStatus, NodeStatus, Reason};
 use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::Moment;
 
@@ -75,7 +77,7 @@ impl Node {
             incarnation: incarnation.clone(),
             beat: before.as_ref().map_or(0, |before| before.body.beat) + 1,
             lease_ms: u64::try_from(config.timers.lease.as_millis()).unwrap_or(u64::MAX),
-            members: lock(&self.statuses).clone(),
+            members: self.what_holds(),
             version: config.version.clone(),
         };
         let written = match &before {
@@ -86,6 +88,13 @@ impl Node {
             WriteOutcome::Applied(version) => Some(Versioned { version, body: status }),
             WriteOutcome::Conflict => None,
         })
+    }
+
+    fn what_holds(&self) -> BTreeMap<MemberName, MemberStatus> {
+        let (now, lease) = (self.parts.env.clock().monotonic(), self.parts.config.timers.lease);
+        let statuses = lock(&self.statuses);
+        let holding = statuses.iter().filter(|(_, said)| said.holds(now, lease));
+        holding.map(|(member, said)| (member.clone(), said.status.clone())).collect()
     }
 
     /// Tells the guards that may have a lease. It counts from before the renewal was sent.

@@ -286,7 +286,7 @@ impl MemberTask {
     async fn prepare(&mut self, job: &PrepareJob) -> Result<Outcome, Held> {
         if job.first.is_some() {
             self.status.blocked = Some((Reason::BootstrapRunning, "its first data is being made".to_owned()));
-            self.node.publish(&self.name, &self.status);
+            self.publish();
         }
         let (host, inbox) = (Arc::clone(&self.parts().host), Arc::clone(&self.inbox));
         let mut work = host.prepare(job);

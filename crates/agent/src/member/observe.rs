@@ -34,7 +34,7 @@ impl MemberTask {
         {
             return timers.look;
         }
-        let mut view = self.see().await;
+        let (mut seen, mut view) = (self.now(), self.see().await);
         if !view.alive && self.guard.take().is_some() {
             // Its guard knows whether it has ended.
             return Duration::ZERO;
@@ -50,13 +50,14 @@ impl MemberTask {
         let mut blocked = None;
         if known.is_led_by_us() && view.alive && view.recovering.is_none() {
             match self.lead(&known, &view).await {
-                Ok(true) => view = self.see().await,
+                Ok(true) => (seen, view) = (self.now(), self.see().await),
                 Ok(false) => {}
                 Err(problem) => blocked = Some(problem),
             }
         } else if !known.is_led_by_us() {
             blocked = self.keep_voters(&known, &view).await.err();
         }
+        self.seen = Some(seen);
         self.tell(&view, &known, blocked).await;
         if self.guard.is_none() && self.status.ready && guard.stage == GuardStage::Running {
             self.guard = Some((guard.clone(), LOOKS_WITHOUT_GUARD));

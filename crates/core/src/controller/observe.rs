@@ -73,8 +73,8 @@ struct State {
     facts_changed: u64,
     /// Which service each member that a node reports belongs to.
     services: BTreeMap<MemberName, ServiceName>,
-    /// Whether a group's leader has been seen to lead under a term, and since when.
-    leaders: BTreeMap<(ServiceId, GroupName), (RoleTerm, bool, Moment)>,
+    /// Of a group's leader: the term by record, the one under which it is seen to lead, and since when both are so.
+    leaders: BTreeMap<(ServiceId, GroupName), (RoleTerm, Option<RoleTerm>, Moment)>,
     /// Immutable, so kept.
     revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,
     /// The states at the last pass, of the services this process works on.
@@ -292,29 +292,23 @@ impl Observer {
         for group in facts.groups() {
             let key = (facts.service.id.clone(), group.name.clone());
             let seen = group.role.and_then(|role| match role.phase {
-                RolePhase::HandingOver => Some((role.term, false)),
+                RolePhase::HandingOver => Some((role.term, None)),
                 RolePhase::Bootstrapping | RolePhase::Electing => None,
                 RolePhase::Led => {
                     let leader = role.leader.as_ref()?;
                     let found = group.members.iter().find(|(_, name, _)| name == leader)?.2?;
-                    let status = found.status.as_ref();
-                    let leads = status.is_some_and(|status| {
-                        status.ready
-                            && status.role == crate::model::Role::Primary
-                            && status.role_term == role.term
-                    });
-                    Some((role.term, leads))
+                    Some((role.term, found.status.as_ref().and_then(MemberStatus::leads_under)))
                 }
             });
-            let Some((term, leads)) = seen else {
+            let Some((term, under)) = seen else {
                 state.leaders.remove(&key);
                 continue;
             };
-            let entry = state.leaders.entry(key).or_insert((term, leads, now));
-            if (entry.0, entry.1) != (term, leads) {
-                *entry = (term, leads, now);
+            let entry = state.leaders.entry(key).or_insert((term, under, now));
+            if (entry.0, entry.1) != (term, under) {
+                *entry = (term, under, now);
             }
-            let side = if leads { &mut up } else { &mut down };
+            let side = if under == Some(term) { &mut up } else { &mut down };
             side.insert(group.name.clone(), now.since(entry.2));
         }
         drop(state);

@@ -269,6 +269,11 @@ pub struct MemberStatus {
 }
 
 impl MemberStatus {
+    /// The term under which it serves as the primary, if it does.
+    pub fn leads_under(&self) -> Option<RoleTerm> {
+        (self.ready && self.role == Role::Primary).then_some(self.role_term)
+    }
+
     /// Whether another status means the same to a plan. Positions and lags move all the time: they count only in an
     /// election, where the plan asks for a look of its own accord.
     pub fn means_the_same(&self, other: &MemberStatus) -> bool {

@@ -75,7 +75,7 @@ impl ProcessOrchestrator {
 
     async fn look(&self) -> Result<Vec<Node>> {
         let begun = self.now();
-        let nodes = self.store.nodes().await?;
+        let nodes = self.store.nodes().await.inspect_err(|_| self.sightings.fail())?;
         Ok(self.sightings.look(begun, self.now(), nodes))
     }
 

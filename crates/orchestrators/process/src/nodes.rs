@@ -19,8 +19,10 @@ pub(crate) struct Sightings(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Whether anything was looked at before: a node that is new since then has just spoken.
-    looked: bool,
+    /// When the last look ended that found anything out: a node that is new since then has just spoken.
+    looked: Option<Moment>,
+    /// Whether a look has failed since then.
+    deaf: bool,
     nodes: BTreeMap<NodeName, Sighting>,
 }
 
@@ -78,29 +80,43 @@ impl Lease {
 }
 
 impl Sightings {
+    /// Takes in that a look has failed.
+    pub(crate) fn fail(&self) {
+        self.lock().deaf = true;
+    }
+
     /// Takes in what the nodes have said, by a look that began and ended then.
     ///
     /// What is new may have been said up to the end of the look, and what is not was not said before it began: however
-    /// slow we are, it is not taken for the silence of a node.
+    /// slow we are, it is not taken for the silence of a node. Neither is a time in which looks failed, if it was long
+    /// enough for nodes to miss a renewal: they may have failed to be heard as we failed to hear them.
     pub(crate) fn look(&self, begun: Moment, ended: Moment, nodes: Vec<NodeRecords>) -> Vec<Node> {
         let mut seen = self.lock();
-        let looked = std::mem::replace(&mut seen.looked, true);
+        let before = seen.looked.replace(ended);
+        let deaf = std::mem::take(&mut seen.deaf).then(|| before.map(|before| begun.since(before)));
+        let deaf = deaf.flatten().unwrap_or_default();
         let mut next = BTreeMap::new();
         let mut found = Vec::new();
         for (record, status) in nodes {
             // What an earlier life has said is no sign of this one.
             let status = status.filter(|status| status.incarnation == record.incarnation);
             let beat = status.as_ref().map(|status| status.beat);
-            let before = seen.nodes.remove(&record.node);
-            let same_life = before.as_ref().is_some_and(|before| before.incarnation == record.incarnation);
-            let sighting = match before {
-                Some(before) if same_life && before.beat == beat => before,
-                before => Sighting {
+            let known = seen.nodes.remove(&record.node);
+            let same_life = known.as_ref().is_some_and(|known| known.incarnation == record.incarnation);
+            let sighting = match known {
+                Some(mut known) if same_life && known.beat == beat => {
+                    let length = status.as_ref().map(|status| Duration::from_millis(status.lease_ms));
+                    if length.is_some_and(|length| deaf >= length / 2) {
+                        known.since = known.since.plus(deaf).min(begun);
+                    }
+                    known
+                }
+                known => Sighting {
                     incarnation: record.incarnation.clone(),
                     beat,
                     since: ended,
-                    changed: looked || before.is_some(),
-                    dead: same_life && before.is_some_and(|before| before.dead),
+                    changed: before.is_some() || known.is_some(),
+                    dead: same_life && known.is_some_and(|known| known.dead),
                 },
             };
             let age = begun.since(sighting.since);
@@ -239,6 +255,26 @@ mod tests {
             Silence::Heard(Duration::from_secs(4)),
             "it may have spoken since it began"
         );
+    }
+
+    /// Leases that nobody could renew nor see renewed would give up every node at once when the store is back.
+    #[test]
+    fn a_time_without_the_store_is_no_silence_of_the_nodes() {
+        let sightings = Sightings::default();
+        let see = |seconds, beat| {
+            let nodes = vec![(Arc::new(record("i1")), Some(Arc::new(status("i1", beat))))];
+            sightings.look(at(seconds), at(seconds), nodes).remove(0).lease.unwrap().silence
+        };
+        see(100, 5);
+        assert_eq!(see(102, 6), Silence::Heard(Duration::ZERO));
+        assert_eq!(see(103, 6), Silence::Heard(Duration::from_secs(1)));
+        sightings.fail();
+        assert_eq!(see(140, 6), Silence::Heard(Duration::from_secs(1)), "nobody could say a word");
+        assert_eq!(see(143, 6), Silence::Heard(Duration::from_secs(4)));
+        sightings.fail();
+        assert_eq!(see(145, 6), Silence::Heard(Duration::from_secs(6)), "two seconds hide no renewal");
+        sightings.fail();
+        assert_eq!(see(150, 7), Silence::Heard(Duration::ZERO));
     }
 
     #[test]
