@@ -214,7 +214,9 @@ impl Rule for Primaries {
                 let before = self.told.insert(now.member.clone(), (**now).clone());
                 let raised =
                     before.is_some_and(|before| before.id == now.id && now.generation > before.generation);
-                if raised && leads(&state.cloud, &now.member).is_some() {
+                // One that leads where an operator says nothing runs is not the one that is told.
+                let node = leads(&state.cloud, &now.member);
+                if raised && node.is_some() && node == now.holder {
                     return self.last(now, &state.cloud);
                 }
                 Ok(())
