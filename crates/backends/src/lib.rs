@@ -7,3 +7,5 @@ pub use steadfast_backend_embedded as embedded;
 pub use steadfast_backend_etcd as etcd;
 #[cfg(feature = "remote")]
 pub use steadfast_backend_remote as remote;
+#[cfg(feature = "rfc2136")]
+pub use steadfast_backend_rfc2136 as rfc2136;
