@@ -223,11 +223,13 @@ impl Controller {
         self.store.doubt_all_nodes();
         match self.store.services().await {
             Ok(services) => {
-                for service in services {
-                    if !service.body.deleted || service.body.operation.is_some() {
-                        self.queue.push(service.body.name);
-                    }
-                }
+                let there = services.into_iter().map(|service| service.body);
+                let living: BTreeMap<_, _> = there
+                    .filter(|service| !service.deleted || service.operation.is_some())
+                    .map(|service| (service.name, service.id))
+                    .collect();
+                self.observer.keep_only(&living);
+                living.into_keys().for_each(|service| self.queue.push(service));
             }
             Err(error) => tracing::warn!(error = %error.chain(), "services could not be listed"),
         }

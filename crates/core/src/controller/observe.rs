@@ -1,6 +1,6 @@
 //! Observing: the facts about one service, read together, with the versions to write against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +121,15 @@ impl Observer {
 
     pub(super) fn forget_state(&self, service: &ServiceName) {
         self.lock().states.remove(service);
+    }
+
+    /// Forgets what is known of every service but these: others are deleted, whoever has done it.
+    pub(super) fn keep_only(&self, living: &BTreeMap<ServiceName, ServiceId>) {
+        let ids: BTreeSet<&ServiceId> = living.values().collect();
+        let mut state = self.lock();
+        state.revisions.retain(|(id, _), _| ids.contains(id));
+        state.leaders.retain(|(id, _), _| ids.contains(id));
+        state.states.retain(|name, _| living.contains_key(name));
     }
 
     /// The backends it looks at.
