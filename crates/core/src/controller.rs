@@ -6,6 +6,7 @@
 //! and what a stale holder still does is refused by the compare-and-swap it rests on.
 
 mod execute;
+mod history;
 mod nodes;
 mod observe;
 mod orphans;
@@ -21,6 +22,7 @@ use futures::{FutureExt, StreamExt, future};
 use tokio::sync::Notify;
 
 pub use execute::{Executor, Progress};
+pub use history::KEPT as OPERATIONS_KEPT;
 pub use nodes::{NodeTable, SeenNode, Whereabouts};
 pub use observe::{Observer, Sight, Snapshot};
 pub use orphans::GRACE as ORPHAN_GRACE;
@@ -157,7 +159,7 @@ impl Controller {
         let (me, until) = (self.clone(), stop());
         tasks.spawn("orphans", async move {
             while !until.is_requested() {
-                if let Err(error) = me.end_orphans().await {
+                if let Err(error) = me.tidy_operations().await {
                     tracing::warn!(error = %error.chain(), "operations could not be looked through");
                 }
                 me.pause(ORPHAN_GRACE, &until).await;
@@ -211,12 +213,15 @@ impl Controller {
     }
 
     /// Ends the operations that this process has seen without their service for [`ORPHAN_GRACE`]: `Cancelled` if they
-    /// were never begun, `Superseded` if they were.
+    /// were never begun, `Superseded` if they were. Of those that have ended, a service's newest [`OPERATIONS_KEPT`]
+    /// stay, and the one that made it.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn end_orphans(&self) -> Result<()> {
-        self.orphans.look(&self.env, &self.store, &self.shards).await
+    pub async fn tidy_operations(&self) -> Result<()> {
+        let operations = self.store.operations().await?;
+        self.orphans.look(&self.env, &self.store, &self.shards, &operations).await?;
+        history::forget(&self.store, &self.shards, &operations).await
     }
 
     async fn resync(&self) {

@@ -6,8 +6,7 @@
 //! | `services/NAME` | [`Service`] |
 //! | `revisions/SERVICE_ID/N` | [`SpecRevision`], immutable |
 //! | `members/SERVICE/MEMBER` | [`Member`] |
-//! | `operations/ID` | [`Operation`] |
-//! | `idempotency/DIGEST` | [`OperationId`]: which operation a caller's key made |
+//! | `operations/ID` | [`Operation`]: those under way, and of each service the newest that have ended |
 //! | `secrets/SERVICE_ID/NAME` | [`SealedSecret`] |
 //! | `blueprints/DIGEST` | the blueprint's files, as the catalog stores them |
 //! | `nodes/NODE/record`, `nodes/NODE/status` | [`NodeRecord`], [`NodeStatus`] |

@@ -282,13 +282,13 @@ async fn assert_operations_ended(server: &Control) {
 async fn tidy(world: &mut World, server: &Control) {
     for _ in 0..2 {
         world.round(server).await.unwrap();
-        server.controller().end_orphans().await.unwrap();
+        server.controller().tidy_operations().await.unwrap();
         for _ in 0..8 {
             world.env.clock().sleep(ORPHAN_GRACE / 8).await;
             world.round(server).await.unwrap();
         }
     }
-    server.controller().end_orphans().await.unwrap();
+    server.controller().tidy_operations().await.unwrap();
 }
 
 fn asked_as(key: &str) -> Guard {

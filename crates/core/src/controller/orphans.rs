@@ -22,14 +22,20 @@ pub const GRACE: Duration = Duration::from_secs(60);
 pub(super) struct Orphans(Mutex<BTreeMap<OperationId, (Version, Moment)>>);
 
 impl Orphans {
-    /// Looks at every operation; ends those that this process has seen without their service, and unchanged, for
+    /// Looks at all `operations`; ends those that this process has seen without their service, and unchanged, for
     /// longer than the grace, if the service falls in its share of the work.
     ///
     /// # Errors
     /// What the store says. What is ended is ended; the next look sees the rest.
-    pub(super) async fn look(&self, env: &Environment, store: &Store, shards: &Shards) -> Result<()> {
+    pub(super) async fn look(
+        &self,
+        env: &Environment,
+        store: &Store,
+        shards: &Shards,
+        operations: &[Versioned<Operation>],
+    ) -> Result<()> {
         let mut still = BTreeMap::new();
-        for found in store.operations().await? {
+        for found in operations {
             let operation = &found.body;
             if operation.state.is_final() {
                 continue;
@@ -41,7 +47,7 @@ impl Orphans {
                 continue;
             }
             let now = env.clock().monotonic();
-            let since = self.since(&found, now);
+            let since = self.since(found, now);
             let due = now.since(since) >= GRACE;
             if due && let Some(permit) = shards.permit(&operation.service) {
                 let ended = ended(operation, service.as_ref().map(|service| &*service.body), env);
@@ -55,7 +61,7 @@ impl Orphans {
                 }
                 continue;
             }
-            still.insert(operation.id.clone(), (found.version, since));
+            still.insert(operation.id.clone(), (found.version.clone(), since));
         }
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = still;
         Ok(())
