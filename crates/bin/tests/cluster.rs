@@ -78,6 +78,24 @@ fn a_killed_node_stays_dead_until_it_is_started() {
 }
 
 #[test]
+fn a_key_that_another_service_file_was_applied_under_is_refused() {
+    let cluster = Cluster::of(1, &[]);
+    let create = |replicas: &str| {
+        let what = ["create", "orders", "--blueprint", "redis", "--replicas", replicas];
+        cluster.run(&[&what[..], &["--idempotency-key", "monday", "-o", "name"]].concat())
+    };
+    let first = create("3");
+    expect(&first, 0);
+    let another = create("2");
+    expect(&another, 1);
+    let told = err(&another);
+    for part in ["idempotency key monday was used", "replicas (3 becomes 2)", "[ChangeUnsupported]"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert_eq!(out(&create("3")), out(&first));
+}
+
+#[test]
 fn an_agent_that_dies_is_started_again() {
     let cluster = Cluster::start(&[]);
     let before = cluster.agent("node-1").unwrap();

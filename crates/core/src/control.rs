@@ -45,7 +45,9 @@ pub type ControlResult<T> = Result<T, ControlError>;
 /// What comes with a change: how asking twice is recognised, and what must not have changed since.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guard {
-    /// Asking again with the same key gives the operation of the first time.
+    /// Asking again with the same key gives the operation of the first time, for as long as that is kept: until
+    /// [`OPERATIONS_KEPT`](crate::controller::OPERATIONS_KEPT) newer ones of the service have ended. A create with
+    /// another spec is refused.
     pub idempotency_key: Option<String>,
     /// The check index that must hold still.
     pub if_index: Option<String>,

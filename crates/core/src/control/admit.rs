@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Control, ControlError, ControlResult, PlanReport, Planned, Resolved};
-use crate::ids::{MemberName, ServiceName};
-use crate::metadata::Versioned;
+use crate::ids::{MemberName, Revision, ServiceId, ServiceName};
 use crate::model::{
     Condition, ConditionKind, FencingLevel, NodeHealth, Reason, Service, ServiceSpec, SpecError,
     SpecRevision, Topology, Truth,
@@ -33,7 +32,9 @@ impl Control {
         let index =
             existing.as_ref().map_or_else(|| "0".to_owned(), |found| found.version.as_str().to_owned());
         let changes = match existing {
-            Some(found) if !found.body.deleted => self.differences(&found, &spec).await?,
+            Some(found) if !found.body.deleted => {
+                self.differences(&found.body.id, found.body.revision, &spec).await?
+            }
             _ => planned_creation(&spec, &resolved),
         };
         let fencing = self.controller.observer().backends().fencing();
@@ -135,15 +136,14 @@ impl Control {
         Ok(found)
     }
 
-    /// How the spec differs from the one in force.
+    /// How the spec differs from a revision; from one that is not there, not at all.
     pub(super) async fn differences(
         &self,
-        found: &Versioned<Arc<Service>>,
+        service: &ServiceId,
+        revision: Revision,
         spec: &ServiceSpec,
     ) -> ControlResult<Vec<Planned>> {
-        let Some(SpecRevision { spec: current, .. }) =
-            self.store.revision(&found.body.id, found.body.revision).await?
-        else {
+        let Some(SpecRevision { spec: current, .. }) = self.store.revision(service, revision).await? else {
             return Ok(Vec::new());
         };
         let before = serde_json::to_value(&current).unwrap_or_default();

@@ -8,8 +8,8 @@ use futures::future;
 use super::admit::Admitted;
 use super::change::internal;
 use super::reshape::Aim;
-use super::{Control, ControlError, ControlResult, Guard, Resolved};
-use crate::ids::{MemberName, Revision, RoleTerm, ServiceName};
+use super::{Control, ControlError, ControlResult, Guard, Planned, Resolved};
+use crate::ids::{MemberName, Revision, RoleTerm, ServiceId, ServiceName};
 use crate::metadata::{Versioned, WriteOutcome};
 use crate::model::{
     Desired, EventRing, Group, Leadership, MemberPhase, Operation, OperationKind, Reason, RolePhase,
@@ -21,6 +21,8 @@ impl Control {
     ///
     /// # Behavior
     /// - The same input twice makes one service and answers with the same operation.
+    /// - A key that another spec was created under is refused with `ChangeUnsupported`, naming what differs, also while
+    ///   that create is half done and after its service was deleted.
     /// - An existing service with another spec is refused with `ChangeUnsupported`, naming what differs, and
     ///   nothing of it is touched.
     ///
@@ -35,13 +37,20 @@ impl Control {
             let existing = self.store.service(&name).await?;
             self.check_index(existing.as_ref(), &guard)?;
             match &existing {
-                Some(found) if !found.body.deleted => return self.created_already(found, &admitted).await,
+                Some(found) if !found.body.deleted => {
+                    if found.body.created_by.as_ref() == Some(&operation_id) {
+                        self.check_key(&found.body.id, &admitted, &guard).await?;
+                        return self.operation(&operation_id).await;
+                    }
+                    return self.created_already(found, &admitted).await;
+                }
                 // Asked for before under this key, made, and deleted since: that is over, and stays so.
                 Some(_) if guard.idempotency_key.is_some() => {
                     if let Some(known) = self.store.operation(&operation_id).await?
                         && known.body.state.is_final()
                         && known.body.was_begun()
                     {
+                        self.check_key(&known.body.service_id, &admitted, &guard).await?;
                         return Ok(Operation::clone(&known.body));
                     }
                 }
@@ -57,7 +66,7 @@ impl Control {
                     Aim::default(),
                 )
                 .await?;
-            let service = self.write_parts(&admitted, &operation).await?;
+            let service = self.write_parts(&admitted, &operation, &guard).await?;
             if let Some(tombstone) = &existing {
                 self.archive(tombstone).await?;
             }
@@ -78,13 +87,15 @@ impl Control {
         found: &Versioned<Arc<Service>>,
         admitted: &Admitted,
     ) -> ControlResult<Operation> {
-        let differences = self.differences(found, &admitted.spec).await?;
+        let differences = self.differences(&found.body.id, found.body.revision, &admitted.spec).await?;
         if !differences.is_empty() {
-            let fields: Vec<String> =
-                differences.iter().map(|change| format!("{} ({})", change.subject, change.detail)).collect();
             return Err(ControlError::Refused {
                 reason: Reason::ChangeUnsupported,
-                message: format!("service {} exists and differs in: {}", found.body.name, fields.join("; ")),
+                message: format!(
+                    "service {} exists and differs in: {}",
+                    found.body.name,
+                    listed(&differences)
+                ),
                 remedy: "apply the spec it has, or create a service of another name".to_owned(),
             });
         }
@@ -95,8 +106,30 @@ impl Control {
         }
     }
 
+    /// Refuses a spec under a key that another one was created under.
+    async fn check_key(&self, first: &ServiceId, admitted: &Admitted, guard: &Guard) -> ControlResult<()> {
+        let differences = self.differences(first, Revision(1), &admitted.spec).await?;
+        match &guard.idempotency_key {
+            Some(key) if !differences.is_empty() => Err(ControlError::Refused {
+                reason: Reason::ChangeUnsupported,
+                message: format!(
+                    "the idempotency key {key} was used to create {} with another spec, which differs in: {}",
+                    admitted.spec.name,
+                    listed(&differences)
+                ),
+                remedy: "repeat the spec of the first time, or give another key with another spec".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Everything a service rests on, written before the service itself: the one record that makes it exist.
-    async fn write_parts(&self, admitted: &Admitted, operation: &Operation) -> ControlResult<Service> {
+    async fn write_parts(
+        &self,
+        admitted: &Admitted,
+        operation: &Operation,
+        guard: &Guard,
+    ) -> ControlResult<Service> {
         let Admitted { spec, resolved } = admitted;
         let now = self.env.clock().wall();
         let id = operation.service_id.clone();
@@ -108,8 +141,10 @@ impl Control {
             options: resolved.options.clone(),
             created_at: now,
         };
-        // Written or there already: all of it is decided by the service's identity alone.
-        let _there: WriteOutcome = self.write_revision(&revision, resolved).await?;
+        // Written or there already: the service's identity decides all of it, and the key decides the identity.
+        if self.write_revision(&revision, resolved).await? == WriteOutcome::Conflict {
+            self.check_key(&id, admitted, guard).await?;
+        }
         let groups: BTreeMap<_, _> =
             resolved.groups.iter().map(|group| (group.name.clone(), Group::of(group.replicas))).collect();
         let mut roles = BTreeMap::new();
@@ -203,6 +238,11 @@ impl Control {
         let _there: WriteOutcome = records.create(&key, &*tombstone.body).await?;
         Ok(())
     }
+}
+
+fn listed(differences: &[Planned]) -> String {
+    let fields = differences.iter().map(|change| format!("{} ({})", change.subject, change.detail));
+    fields.collect::<Vec<_>>().join("; ")
 }
 
 fn busy(name: &ServiceName) -> ControlError {
