@@ -78,6 +78,19 @@ fn a_killed_node_stays_dead_until_it_is_started() {
 }
 
 #[test]
+fn a_node_that_lives_is_not_taken_for_dead_on_anybodys_word() {
+    let cluster = Cluster::of(1, &[]);
+    let refused = cluster.run(&["node", "confirm-dead", "node-1"]);
+    expect(&refused, 6);
+    let told = err(&refused);
+    assert!(told.contains("node-1 is alive") && told.contains("[FenceUnproven]"), "{told}");
+    expect(&cluster.run(&["node", "kill", "node-1"]), 0);
+    eventually("its death on an operator's word", || {
+        (cluster.run(&["node", "confirm-dead", "node-1"]).status.code() == Some(0)).then_some(())
+    });
+}
+
+#[test]
 fn a_key_that_another_service_file_was_applied_under_is_refused() {
     let cluster = Cluster::of(1, &[]);
     let create = |replicas: &str| {

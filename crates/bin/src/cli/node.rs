@@ -118,6 +118,7 @@ async fn confirm_dead(global: &Global, node: &NodeName, incarnation: Option<&Inc
                     .remedy("list the nodes: steadfast node list")
                     .exit(Exit::NotFound)
             })?;
+            refuse_living(&found)?;
             found.incarnation
         }
     };
@@ -126,6 +127,18 @@ async fn confirm_dead(global: &Global, node: &NodeName, incarnation: Option<&Inc
         format!("{node} ({incarnation}) is taken for dead, on your word: its members may move")
     })?;
     Ok(Exit::Done)
+}
+
+/// Refuses to take a node for dead that was heard of a moment ago: another one is meant, or it is not off yet.
+fn refuse_living(view: &NodeView) -> Result<()> {
+    let NodeView { name, health: NodeHealth::Ready, incarnation, .. } = view else { return Ok(()) };
+    let heard = output::or_dash(view.observed_ms_ago.map(output::age));
+    Err(Failure::new(format!("{name} is alive: it was heard of {heard} ago"))
+        .reason("FenceUnproven")
+        .remedy(format!(
+            "wait until it is silent; to insist: steadfast node confirm-dead {name} --incarnation {incarnation}"
+        ))
+        .exit(Exit::Conflict))
 }
 
 async fn list(global: &Global, watch: &WatchOption) -> Result<Exit> {
