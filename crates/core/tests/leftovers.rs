@@ -59,3 +59,16 @@ async fn a_volume_that_was_made_and_never_recorded_is_deleted_with_its_service_o
         assert_eq!((world.volumes.all().len(), listed), (left, left), "{on_delete}");
     }
 }
+
+/// Whoever applies a deleted service's file gets an empty database, and cannot have the old one back.
+#[tokio::test(start_paused = true)]
+async fn a_plan_under_a_deleted_services_name_says_what_becomes_of_its_volumes() {
+    let mut world = World::new(TestEnvironment::new(7).environment, 3).await.unwrap();
+    let server = world.plain_server("server-1").unwrap();
+    world.create(&server, "orders", 3).await.unwrap();
+    let delete = server.delete(&service(), Guard::default()).await.unwrap();
+    world.finish(&server, &delete.id).await.unwrap();
+    let report = server.plan(service_file("orders", 3)).await.unwrap();
+    let told = |text: &str| report.warnings.iter().any(|warning| warning.contains(text));
+    assert!(told("has kept 3 volumes") && told("steadfast undelete orders"), "{:?}", report.warnings);
+}

@@ -31,15 +31,17 @@ impl Control {
         let existing = self.store.service(&spec.name).await?;
         let index =
             existing.as_ref().map_or_else(|| "0".to_owned(), |found| found.version.as_str().to_owned());
-        let changes = match existing {
+        let (changes, kept) = match existing {
             Some(found) if !found.body.deleted => {
-                self.differences(&found.body.id, found.body.revision, &spec).await?
+                (self.differences(&found.body.id, found.body.revision, &spec).await?, None)
             }
-            _ => planned_creation(&spec, &resolved),
+            Some(deleted) => (planned_creation(&spec, &resolved), self.kept_warning(&deleted.body).await?),
+            None => (planned_creation(&spec, &resolved), None),
         };
         let fencing = self.controller.observer().backends().fencing();
         let mut warnings = resolved.warnings.clone();
         warnings.extend(self.node_warnings(&resolved));
+        warnings.extend(kept);
         Ok(PlanReport {
             index,
             changes,
@@ -197,6 +199,20 @@ impl Control {
             deadline: None,
             next_action: None,
         }
+    }
+
+    /// What becomes of the volumes that a deleted service has kept, if another one takes its name.
+    async fn kept_warning(&self, deleted: &Service) -> ControlResult<Option<String>> {
+        let members = self.store.members(&deleted.name).await?;
+        let of_it = members.iter().filter(|member| member.body.service_id == deleted.id);
+        let volumes: usize = of_it.map(|member| member.body.volumes.len()).sum();
+        let name = &deleted.name;
+        Ok((volumes > 0).then(|| {
+            format!(
+                "{name} was deleted and has kept {volumes} volumes: this makes another {name} with empty ones, after \
+                 which the deleted one cannot be brought back; to have it back instead: steadfast undelete {name}"
+            )
+        }))
     }
 
     fn node_warnings(&self, resolved: &Resolved) -> Vec<String> {
