@@ -42,6 +42,15 @@ impl fmt::Display for Finding {
 pub fn lint(path: &Path) -> Vec<Finding> {
     let folder = if path.is_dir() {
         path
+    } else if path.extension().is_some_and(|extension| extension == "toml") && !path.ends_with(MAIN_FILE) {
+        // The folder's own blueprint, if it has one, is not what was meant.
+        return vec![Finding {
+            file: path.to_owned(),
+            line: 1,
+            column: 1,
+            message: format!("a blueprint's own file is called {MAIN_FILE}"),
+            remedy: "give the blueprint's folder, or that file in it".to_owned(),
+        }];
     } else {
         match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -306,6 +306,17 @@ fn a_folder_that_cannot_be_read_is_a_finding() {
     assert!(findings[0].message.contains("missing"), "{findings:?}");
 }
 
+#[test]
+fn a_file_that_is_no_blueprint_is_not_passed_for_the_one_beside_it() {
+    let folder = redis_with(|_| {});
+    assert_eq!(lint(folder.path()), []);
+    let another = folder.path().join("another.toml");
+    fs::write(&another, "nonsense").unwrap();
+    let findings = lint(&another);
+    assert_eq!((findings.len(), &findings[0].file), (1, &another));
+    assert!(findings[0].message.contains("blueprint.toml"), "{findings:?}");
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config { cases: 60, failure_persistence: None, ..Default::default() })]
 
