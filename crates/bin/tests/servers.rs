@@ -315,6 +315,23 @@ fn a_log_is_begun_anew_while_its_process_runs() {
     }
 }
 
+#[test]
+fn a_server_whose_log_cannot_be_written_answers_all_the_same() {
+    let folder = prepared();
+    let data = folder.path();
+    // As on a disk without any space left.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = steadfast(data);
+    command
+        .args(["serve", "--id", "server-1", "--listen", "127.0.0.1:0", "--log", "trace"])
+        .stdout(full.try_clone().unwrap())
+        .stderr(full);
+    let _server = Daemon(command.spawn().unwrap());
+    eventually("the server listens", || data.join("servers/server-1/endpoint.json").exists().then_some(()));
+    eventually("ready", || readiness(data, "server-1").ok());
+    expect(&run(data, &["list"]), 0);
+}
+
 /// Asks for the SOA record of a zone: the answer's code and how many answers there were.
 fn soa(dns: SocketAddr, zone: &str) -> Option<usize> {
     use hickory_proto::op::{Message, Query, ResponseCode};

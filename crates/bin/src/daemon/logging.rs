@@ -49,7 +49,9 @@ impl LogOptions {
             Some(path) => BoxMakeWriter::new(Mutex::new(RotatedError::new(path.clone(), self.log_size.0))),
             None => BoxMakeWriter::new(std::io::stderr),
         };
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+        // A line that cannot be written is lost. Complaining of it where it could not be written would be a panic.
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
         match self.log_format {
             LogFormat::Text => builder.with_ansi(false).init(),
             LogFormat::Json => builder.json().init(),
