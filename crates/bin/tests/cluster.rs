@@ -78,6 +78,15 @@ fn a_killed_node_stays_dead_until_it_is_started() {
 }
 
 #[test]
+fn a_node_can_be_killed_when_its_disk_is_full() {
+    let cluster = Cluster::of(1, &[]);
+    // A mark that nothing can be written to.
+    std::os::unix::fs::symlink("/dev/full", cluster.data().join("nodes/node-1/down")).unwrap();
+    expect(&cluster.run(&["node", "kill", "node-1"]), 0);
+    assert_eq!(cluster.agent("node-1"), None);
+}
+
+#[test]
 fn a_node_that_lives_is_not_taken_for_dead_on_anybodys_word() {
     let cluster = Cluster::of(1, &[]);
     let refused = cluster.run(&["node", "confirm-dead", "node-1"]);

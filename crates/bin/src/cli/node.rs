@@ -82,9 +82,10 @@ pub(crate) fn kill(data: &DataDir, node: &NodeName) -> Result<usize> {
     if !data.node(node).is_dir() {
         return Err(not_here(data, node));
     }
-    // The mark comes first: from here on nobody starts what is about to be killed.
+    // The mark comes first: from here on nobody starts what is about to be killed. It is empty, so that it fits on a
+    // full disk, too.
     let mark = data.down_mark(node);
-    fs::write(&mark, "killed by an operator\n").context(format!("write {}", mark.display()))?;
+    fs::File::create(&mark).context(format!("make {}", mark.display()))?;
     kill_node(&data.path("nodes"), node, PATIENCE).context(format!("kill {node}"))
 }
 
