@@ -2,8 +2,11 @@
 //! and errors go to standard error.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::exit::{Context as _, Exit, Failure, Result};
@@ -147,6 +150,25 @@ pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
         // Whoever reads has seen enough, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Failure::new(format!("write to standard output: {error}"))),
+    }
+}
+
+/// Waits until whoever reads the results has gone, as `head` does; for ever if they go to a file.
+pub(crate) async fn reader_gone() {
+    let look = || {
+        let out = io::stdout();
+        // Asked for nothing, a pipe still tells that nobody reads it any more.
+        let mut pipe = [PollFd::new(out.as_fd(), PollFlags::empty())];
+        loop {
+            match poll(&mut pipe, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                ended => return ended,
+            }
+        }
+    };
+    match tokio::task::spawn_blocking(look).await {
+        Ok(Ok(_)) => {}
+        _ => std::future::pending().await,
     }
 }
 

@@ -6,8 +6,9 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 
 use common::cluster::{Cluster, has_redis, holder};
 use common::{eventually, expect, out, steadfast};
@@ -118,5 +119,18 @@ fn a_watch_goes_on_with_another_server_and_loses_and_repeats_nothing() {
     assert!(wanted.iter().all(|line| once.contains(line)), "nothing is lost: {shown:#?} of {wanted:#?}");
     kill(Pid::from_raw(i32::try_from(events.child.id()).unwrap()), Signal::SIGINT).unwrap();
     let ended = eventually("Ctrl-C ends it", || events.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
+}
+
+#[test]
+fn a_watch_ends_when_nobody_reads_it_any_more() {
+    let cluster = Cluster::of(1, &[]);
+    let mut watch =
+        steadfast(cluster.data()).args(["list", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(watch.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.starts_with("NAME"), "{first}");
+    // Nothing changes that would have to be written.
+    let ended = eventually("it ends", || watch.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0));
 }

@@ -131,14 +131,16 @@ pub(super) async fn logs(global: &Global, args: &LogsArgs) -> Result<Exit> {
     let client = global.client()?;
     let request = LogRequest { tail: args.tail, follow: args.follow };
     let mut chunks = client.logs(&args.member, &request).await.map_err(refused)?;
-    loop {
-        tokio::select! {
-            chunk = chunks.next() => match chunk {
-                Some(chunk) => output::raw(&chunk.map_err(refused)?)?,
-                None => return Ok(Exit::Done),
-            },
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+    let print = async {
+        while let Some(chunk) = chunks.next().await {
+            output::raw(&chunk.map_err(refused)?)?;
         }
+        Ok(Exit::Done)
+    };
+    tokio::select! {
+        ended = print => ended,
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
+        () = output::reader_gone() => Ok(Exit::Done),
     }
 }
 

@@ -199,7 +199,7 @@ async fn all_services(client: &Client) -> Result<Vec<ServiceView>> {
     }
 }
 
-/// Shows once, or whatever changes until Ctrl-C.
+/// Shows once, or whatever changes until Ctrl-C, or until nobody reads it any more.
 pub(super) async fn repeat(
     global: &Global,
     watch: &WatchOption,
@@ -231,6 +231,7 @@ async fn until_interrupted(follow: impl Future<Output = Result<Infallible>>) -> 
     tokio::select! {
         ended = follow => match ended? {},
         _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
+        () = output::reader_gone() => Ok(Exit::Done),
     }
 }
 
