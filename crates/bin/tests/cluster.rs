@@ -33,6 +33,9 @@ fn a_cluster_answers_in_every_shape_and_with_every_exit_code() {
     }
     expect(&run(&["node", "kill", "node-9"]), 5);
 
+    // A flag that only the server can tell to be wrong.
+    expect(&run(&["restart", "nothing", "--idempotency-key", "two words"]), 64);
+
     // A plan that has changes; the same file with mistakes.
     let file = data.join("cache.toml");
     let text = "apiVersion = \"steadfast/v1\"\nname = \"cache\"\nblueprint = \"redis\"\nreplicas = 2\n";

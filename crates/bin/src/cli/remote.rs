@@ -175,6 +175,7 @@ fn told(error: ClientError) -> Failure {
         };
     };
     let exit = match problem.status {
+        400 => Exit::Usage,
         404 => Exit::NotFound,
         409 | 412 => Exit::Conflict,
         _ => Exit::Error,
