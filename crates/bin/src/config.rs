@@ -1,14 +1,17 @@
 //! A cluster's configuration (`cluster.json` in the data folder): written once with defaults, then the user's.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use steadfast_backends::embedded::addresses::LoopbackRange;
+use steadfast_backends::rfc2136::{DynamicOptions, DynamicRegistry, InvalidKey};
+use steadfast_core::Environment;
 use steadfast_core::ids::ClusterName;
 use steadfast_core::model::FencingLevel;
 use steadfast_core::registry::DomainName;
 
+use crate::data_dir::read_secret;
 use crate::exit::{Context as _, Failure, Result};
 
 /// The newest format of the data folder that this build knows.
@@ -38,6 +41,32 @@ pub(crate) struct ClusterConfig {
     /// folder uses the same, or each would have a cluster of its own over the same volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<String>,
+    /// The existing DNS server that has the names; none: the servers answer them themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) names: Option<NamesConfig>,
+}
+
+/// An existing DNS server that has the names of the members, by dynamic updates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NamesConfig {
+    /// The primary of the cluster's zone.
+    pub(crate) server: SocketAddr,
+    /// A file with the key that may update and transfer the zone, as `tsig-keygen` writes it.
+    pub(crate) key_file: PathBuf,
+}
+
+impl NamesConfig {
+    /// The registry of `zone` on that server.
+    pub(crate) fn open(&self, zone: &DomainName, environment: &Environment) -> Result<DynamicRegistry> {
+        let text = read_secret("names.key_file", &self.key_file)?;
+        let key = text.parse().map_err(|error: InvalidKey| {
+            Failure::new(format!("names.key_file: {}: {error}", self.key_file.display()))
+                .remedy("docs/names.md shows what belongs there")
+        })?;
+        let options = DynamicOptions { server: self.server, key, zones: [zone.clone()].into() };
+        Ok(DynamicRegistry::new(environment.clone(), options))
+    }
 }
 
 impl ClusterConfig {
@@ -58,7 +87,13 @@ impl ClusterConfig {
             node_lease_ms: 3_000,
             server_lease_ms: 3_000,
             store: None,
+            names: None,
         })
+    }
+
+    /// Who is asked about the members' names.
+    pub(crate) fn name_server(&self) -> SocketAddr {
+        self.names.as_ref().map_or(self.dns, |names| names.server)
     }
 
     /// The configuration in `text`, which is what `file` holds.

@@ -200,21 +200,12 @@ impl DataDir {
             let text = format!("{}\n", random_token()?);
             write_new(&file, text.as_bytes(), 0o600).map_err(|error| unusable(&file, &error))?;
         }
-        let read = || {
-            let mode = fs::metadata(&file)?.permissions().mode();
-            io::Result::Ok((mode & 0o777, fs::read_to_string(&file)?))
-        };
-        let (mode, text) = read().map_err(|error| {
-            Failure::new(format!("read {}: {error}", file.display()))
-                .remedy("run as the user who started the cluster")
+        let text = read_secret("token", &file).map_err(|failure| {
+            failure.remedy(
+                "run as the user who started the cluster, and `chmod 600` on it; if others use this machine, remove \
+                 it, and a new one is made",
+            )
         })?;
-        if mode & 0o077 != 0 {
-            return Err(Failure::new(format!("others may read {} (its mode is {mode:o})", file.display()))
-                .reason("PermissionDenied")
-                .remedy(
-                    "run `chmod 600` on it; if others use this machine, remove it, and a new one is made",
-                ));
-        }
         Ok(text.trim().to_owned())
     }
 
@@ -322,6 +313,21 @@ fn first_closed(path: &Path) -> io::Result<Option<(&Path, u32)>> {
         }
     }
     Ok(None)
+}
+
+/// What a file holds that nobody else may read; `what` says in failures what it is for.
+pub(crate) fn read_secret(what: &str, file: &Path) -> Result<String> {
+    let read = || {
+        let mode = fs::metadata(file)?.permissions().mode();
+        io::Result::Ok((mode & 0o777, fs::read_to_string(file)?))
+    };
+    let (mode, text) =
+        read().map_err(|error| Failure::new(format!("{what}: read {}: {error}", file.display())))?;
+    if mode & 0o077 != 0 {
+        let message = format!("{what}: others may read {} (its mode is {mode:o})", file.display());
+        return Err(Failure::new(message).reason("PermissionDenied").remedy("run `chmod 600` on it"));
+    }
+    Ok(text)
 }
 
 /// Writes a file whole and durably: under another name first, then put in its place.

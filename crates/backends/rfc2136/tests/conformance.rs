@@ -1,7 +1,9 @@
 //! Names in a real BIND against the registry contract: each rule with a server of its own.
 
+mod handle;
 mod named;
 
+use handle::registry;
 use named::{KEY, Named};
 use steadfast_backend_rfc2136::DynamicRegistry;
 use steadfast_core::conformance::Harness;
@@ -15,12 +17,12 @@ impl Harness for Bind {
 
     async fn open(&self) -> (Named, DynamicRegistry) {
         let named = Named::start();
-        let registry = named.registry(KEY);
+        let registry = registry(named.address(), KEY);
         (named, registry)
     }
 
     async fn reopen(&self, named: &Named) -> DynamicRegistry {
-        named.registry(KEY)
+        registry(named.address(), KEY)
     }
 }
 

@@ -1,13 +1,15 @@
 //! What a server refuses, loses or garbles, and what a registry says of it.
 #![allow(clippy::unwrap_used, reason = "tests: a failure is a panic")]
 
+mod handle;
 mod named;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::Command;
 
-use named::{KEY, Named, POOR, ZONES, registry};
+use handle::registry;
+use named::{KEY, Named, POOR, ZONES};
 use steadfast_core::error::Effect;
 use steadfast_core::registry::{
     DomainName, NameOutcome, RecordKind, RecordSet, Registry as _, ServiceTarget,
@@ -42,7 +44,7 @@ async fn dig(named: &Named, arguments: &[&str]) -> String {
 #[tokio::test]
 async fn what_was_acknowledged_is_in_the_answers_of_the_server() {
     let named = Named::start();
-    let names = named.registry(KEY);
+    let names = registry(named.address(), KEY);
     let target = ServiceTarget { priority: 10, weight: 1, port: 6379, target: name("orders-0") };
     let services = RecordSet::Services(BTreeSet::from([target]));
     let both = set(&["10.0.0.1", "fd00::1"]);
@@ -70,7 +72,7 @@ async fn what_was_acknowledged_is_in_the_answers_of_the_server() {
 #[tokio::test]
 async fn a_server_that_dies_keeps_what_was_acknowledged() {
     let mut named = Named::start();
-    let names = named.registry(KEY);
+    let names = registry(named.address(), KEY);
     for number in 0..20 {
         let made = names.upsert(&name(&format!("orders-{number}")), &set(&["10.0.0.1"]), None).await.unwrap();
         assert_eq!(made, NameOutcome::Applied);
@@ -88,7 +90,7 @@ async fn a_server_that_dies_keeps_what_was_acknowledged() {
 #[tokio::test]
 async fn a_zone_of_many_messages_is_read_whole() {
     let named = Named::start();
-    let names = named.registry(KEY);
+    let names = registry(named.address(), KEY);
     // 2,000 names take more than the 65,535 bytes of one message.
     let many = |number: u32| format!("a-name-that-is-rather-long-for-a-member-{number:04}");
     let mut expected = Vec::new();
@@ -104,7 +106,7 @@ async fn a_zone_of_many_messages_is_read_whole() {
 async fn a_key_that_is_unknown_or_another_or_may_nothing_is_told_apart() {
     let named = Named::start();
     let try_with = async |key: &str| {
-        named.registry(key).upsert(&name("orders-0"), &set(&["10.0.0.1"]), None).await.unwrap_err()
+        registry(named.address(), key).upsert(&name("orders-0"), &set(&["10.0.0.1"]), None).await.unwrap_err()
     };
     // What refuses these cannot sign, so it may be anybody.
     let unknown = try_with(&KEY.replace("\"steadfast\"", "\"stranger\"")).await;
@@ -112,16 +114,17 @@ async fn a_key_that_is_unknown_or_another_or_may_nothing_is_told_apart() {
     let another = try_with(&KEY.replace("pRP5", "pRP6")).await;
     says(&another, ErrorKind::Denied, Effect::Unknown, "another secret");
     says(&try_with(POOR).await, ErrorKind::Denied, Effect::None, "update-policy");
-    let listed = named.registry(POOR).records(&ZONES[0].parse().unwrap()).await.unwrap_err();
+    let listed = registry(named.address(), POOR).records(&ZONES[0].parse().unwrap()).await.unwrap_err();
     says(&listed, ErrorKind::Denied, Effect::None, "allow-transfer");
-    let found = named.registry(KEY).resolve(&name("orders-0"), RecordKind::Addresses).await.unwrap();
+    let found =
+        registry(named.address(), KEY).resolve(&name("orders-0"), RecordKind::Addresses).await.unwrap();
     assert_eq!(found, None, "none of them has done anything");
 }
 
 #[tokio::test]
 async fn a_zone_that_the_server_has_not_is_refused() {
     let named = Named::start();
-    let names = named.registry(KEY);
+    let names = registry(named.address(), KEY);
     for zone in ["nowhere.internal", "below.conformance.steadfast.internal"] {
         let refused = names.ensure_zone(&zone.parse().unwrap()).await.unwrap_err();
         assert_eq!(refused.effect(), Effect::None, "{refused}");

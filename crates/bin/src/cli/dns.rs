@@ -45,7 +45,8 @@ pub(super) fn run(global: &Global, verb: &DnsVerb) -> Result<Exit> {
             .reason("CapabilityMissing")
             .remedy(format!(
                 "tell its resolver to ask {} for {}, or run programs with `steadfast exec -- CMD`",
-                config.dns, config.zone
+                config.name_server(),
+                config.zone
             )));
     }
     fs::create_dir_all(&folder).and_then(|()| write_whole(&path, text.as_bytes(), 0o644)).map_err(
@@ -66,7 +67,7 @@ pub(super) fn run(global: &Global, verb: &DnsVerb) -> Result<Exit> {
         "{} installed: questions about {} go to {}",
         path.display(),
         config.zone,
-        config.dns
+        config.name_server()
     ))?;
     Ok(Exit::Done)
 }
@@ -85,7 +86,8 @@ fn reload() -> Result<()> {
 }
 
 fn drop_in(config: &ClusterConfig) -> String {
-    let ClusterConfig { cluster, zone, dns, .. } = config;
+    let ClusterConfig { cluster, zone, .. } = config;
+    let dns = config.name_server();
     // `~` makes it a routing domain: only questions about the zone go there.
     format!(
         "# Names of the Steadfast cluster {cluster}. Remove this file to undo it.\n[Resolve]\nDNS={dns}\nDomains=~{zone}\n"

@@ -24,11 +24,14 @@ use steadfast_backends::embedded::addresses::LoopbackAddresses;
 use steadfast_backends::embedded::dns::{DnsOptions, DnsServer, StoreRegistry};
 use steadfast_backends::embedded::keys::FileKeyProvider;
 use steadfast_backends::remote::SwitchDb;
+use steadfast_backends::rfc2136::DynamicRegistry;
 use steadfast_catalog::Catalog;
 use steadfast_core::Environment;
 use steadfast_core::control::Control;
 use steadfast_core::controller::{Controller, ControllerConfig};
+use steadfast_core::error::Retry;
 use steadfast_core::ids::ServerId;
+use steadfast_core::registry::Registry as _;
 use steadfast_lock::Lock;
 
 use self::clients::StoredClients;
@@ -104,7 +107,10 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
     }
     let readiness = ready::Readiness::watch(&environment, &server.registry, &config.zone);
     server.controller.start();
-    server.answer_names(&config, db.clone());
+    match &config.names {
+        None => server.answer_names(&config, db.clone()),
+        Some(names) => look_at(&names.open(&config.zone, &environment)?, &config).await?,
+    }
     addresses::repair_as_owner(&environment, db.clone(), server.addresses.clone());
     tokens::follow(&data, options.tokens.as_deref(), &principals, &environment);
 
@@ -149,6 +155,23 @@ fn announce(data: &DataDir, id: &ServerId, url: &str) -> Result<()> {
     };
     let text = serde_json::to_string_pretty(&endpoint).context("write the endpoint")?;
     data.write(Path::new("servers").join(id.as_str()).join("endpoint.json"), &format!("{text}\n"), 0o600)
+}
+
+/// Makes sure that an existing DNS server has the zone and knows the key. One that cannot be reached may be back when a
+/// name changes.
+async fn look_at(names: &DynamicRegistry, config: &ClusterConfig) -> Result<()> {
+    match names.records(&config.zone).await {
+        Ok(records) => {
+            tracing::info!(%names, zone = %config.zone, records = records.len(), "names are kept there");
+            Ok(())
+        }
+        Err(error) if error.retry() == Retry::Backoff => {
+            tracing::warn!(error = %error.chain(), "names cannot be changed yet; each change is tried again");
+            Ok(())
+        }
+        Err(error) => Err(Failure::new(error.to_string())
+            .remedy("docs/names.md shows how the server, its zone and the key belong together")),
+    }
 }
 
 /// What a server is made of, wired.

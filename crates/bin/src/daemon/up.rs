@@ -137,7 +137,9 @@ async fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, 
         send_away(&path, Duration::from_secs(10)).await?;
     }
     let dns = options.dns.unwrap_or(before.dns);
-    check_free(dns)?;
+    if before.names.is_none() {
+        check_free(dns)?;
+    }
     let (data, config) = DataDir::prepare(given, |config| config.dns = dns)?;
     Ok((data, config, only))
 }

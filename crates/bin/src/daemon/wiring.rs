@@ -58,7 +58,10 @@ impl Wiring {
             Arc::new(DirectoryVolumes::open_for(data.root(), environment.clone(), owner)?);
         let ips: Arc<dyn IpProvider> =
             Arc::new(LoopbackAddresses::new(store.records().clone(), config.loopback));
-        let names: Arc<dyn Registry> = Arc::new(registry.clone());
+        let names: Arc<dyn Registry> = match &config.names {
+            None => Arc::new(registry.clone()),
+            Some(names) => Arc::new(names.open(&config.zone, environment)?),
+        };
         let orchestrator: Arc<dyn Orchestrator> = Arc::new(
             ProcessOrchestrator::new(environment.clone(), store.clone(), prover).with_lease_death(MARGIN),
         );

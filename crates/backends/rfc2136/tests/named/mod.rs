@@ -12,9 +12,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use steadfast_backend_rfc2136::{DynamicOptions, DynamicRegistry, TsigKey};
-use steadfast_core::Environment;
-
 /// How long anything may take before a test fails. Conditions are polled, so this is not waited for.
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -113,18 +110,6 @@ impl Named {
             process.wait().unwrap();
         }
     }
-
-    /// A registry on it with a key.
-    pub fn registry(&self, key: &str) -> DynamicRegistry {
-        registry(self.address, key)
-    }
-}
-
-/// A registry on a server with a key.
-pub fn registry(server: SocketAddr, key: &str) -> DynamicRegistry {
-    let key: TsigKey = key.parse().unwrap();
-    let zones = [ZONES[0].parse().unwrap()].into();
-    DynamicRegistry::new(Environment::system([7; 32]), DynamicOptions { server, key, zones })
 }
 
 impl Drop for Named {

@@ -78,7 +78,6 @@ impl StoreOptions {
 #[cfg(feature = "etcd")]
 mod shared {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::sync::Arc;
     use std::time::Duration;
@@ -94,7 +93,7 @@ mod shared {
     use super::StoreOptions;
     use crate::cli::is_heard_at;
     use crate::config::ClusterConfig;
-    use crate::data_dir::DataDir;
+    use crate::data_dir::{DataDir, read_secret};
     use crate::exit::{Context as _, Exit, Failure, Result};
 
     /// `folder`: whose cluster it is.
@@ -277,21 +276,7 @@ mod shared {
                     "write etcds://, or let a tunnel end at 127.0.0.1",
                 ));
             }
-            let read = || {
-                let mode = fs::metadata(file)?.permissions().mode();
-                std::io::Result::Ok((mode & 0o777, fs::read_to_string(file)?))
-            };
-            let (mode, text) = read().map_err(|error| {
-                Failure::new(format!("--store-password-file: read {}: {error}", file.display()))
-            })?;
-            if mode & 0o077 != 0 {
-                return Err(Failure::new(format!(
-                    "--store-password-file: others may read {} (its mode is {mode:o})",
-                    file.display()
-                ))
-                .reason("PermissionDenied")
-                .remedy("run `chmod 600` on it"));
-            }
+            let text = read_secret("--store-password-file", file)?;
             Ok(Some(Password::new(text.trim_end_matches(['\r', '\n']))))
         }
     }
