@@ -5,6 +5,8 @@
 pub use steadfast_backend_embedded as embedded;
 #[cfg(feature = "etcd")]
 pub use steadfast_backend_etcd as etcd;
+#[cfg(feature = "linux")]
+pub use steadfast_backend_linux as linux;
 #[cfg(feature = "remote")]
 pub use steadfast_backend_remote as remote;
 #[cfg(feature = "rfc2136")]

@@ -44,6 +44,22 @@ pub(crate) struct ClusterConfig {
     /// The existing DNS server that has the names; none: the servers answer them themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) names: Option<NamesConfig>,
+    /// Where members' addresses are, if not on the loopback interface: for members that other machines reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<NetworkConfig>,
+    /// The folder with the volumes, if they are not in the data folder: one that every machine of the cluster mounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shared_volumes: Option<PathBuf>,
+}
+
+/// The members' addresses on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NetworkConfig {
+    /// This machine's interface on it.
+    pub(crate) interface: String,
+    /// The range that members get theirs from: `FIRST-LAST`. Nobody else gives them out.
+    pub(crate) addresses: String,
 }
 
 /// An existing DNS server that has the names of the members, by dynamic updates.
@@ -88,6 +104,8 @@ impl ClusterConfig {
             server_lease_ms: 3_000,
             store: None,
             names: None,
+            network: None,
+            shared_volumes: None,
         })
     }
 
@@ -126,9 +144,14 @@ impl ClusterConfig {
         let refuse = |field: &str, problem: String, remedy: &str| {
             Err(Failure::new(format!("{}: {field}: {problem}", file.display())).remedy(remedy))
         };
-        if self.fencing != FencingLevel::F3 {
-            let problem = format!("is {}, and the embedded volumes reach F3", self.fencing);
-            return refuse("fencing", problem, "write \"F3\"");
+        let (reached, by) = match &self.shared_volumes {
+            None => (FencingLevel::F3, "volumes of one machine"),
+            // A lock proves something under one kernel, and these have several.
+            Some(_) => (FencingLevel::F1, "volumes that several machines share"),
+        };
+        if self.fencing != reached {
+            let problem = format!("is {}, and {by} reach {reached}", self.fencing);
+            return refuse("fencing", problem, &format!("write \"{reached}\""));
         }
         for (field, lease) in
             [("node_lease_ms", self.node_lease_ms), ("server_lease_ms", self.server_lease_ms)]

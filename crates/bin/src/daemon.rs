@@ -1,10 +1,12 @@
 //! The processes that stay: `up`, which supervises `serve` and `agent`.
 
+mod addresses;
 pub(crate) mod agent;
 mod engine_source;
 pub(crate) mod engines;
 pub(crate) mod logging;
 pub(crate) mod serve;
+mod shared_volumes;
 pub(crate) mod supervise;
 pub(crate) mod up;
 mod wiring;

@@ -1,5 +1,6 @@
 //! Static addresses: allocated once per member, assigned to one node at a time.
 
+pub mod book;
 pub mod memory;
 
 use std::fmt::{Debug, Display};

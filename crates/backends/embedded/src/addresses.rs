@@ -1,378 +1,149 @@
-//! Static addresses on the loopback interface, recorded in the metadata store.
+//! Static addresses on the loopback interface.
 //!
-//! Every address of 127/8 answers on Linux without being configured, so an address needs no work on a node: what
-//! this keeps is who owns it and which node holds it.
-//!
-//! Two records per address: `ip-owners/MEMBER` says which address a member is meant to have, and is written first;
-//! `ip/ADDRESS` says to whom an address belongs, and is what excludes. Then the first is confirmed: from there on the
-//! member keeps this address until it gives it back. A crash in between leaves an intent that the member's next
-//! request completes. Only two requests for one member of which one dies at the wrong moment can leave an address
-//! that is nobody's; [`LoopbackAddresses::repair`] finds those.
+//! Every address of 127/8 answers on Linux without being configured, so an address needs no work on a node: the book
+//! of who owns it and which node holds it is everything.
 
-mod range;
-
-use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
+use std::str::FromStr;
 
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use steadfast_core::ids::{MemberId, NodeName, ZoneName};
-use steadfast_core::ip::{AddressOutcome, AddressStatus, IpCapabilities, IpProvider};
-use steadfast_core::metadata::{Key, Records, Versioned, WriteOutcome};
-use steadfast_core::{Error, ErrorKind, Result};
+use steadfast_core::ip::book::{AddressBook, AddressRange};
 
-pub use range::{InvalidRange, LoopbackRange};
+/// The range where nothing is said: 65,024 addresses.
+const DEFAULT: &str = "127.77.0.0/16";
 
-use range::Probe;
-
-/// How many addresses are tried one by one before the whole range is read at once.
-const TRIES: usize = 16;
-
-/// Loopback addresses of one range, recorded under `ip/` and `ip-owners/` of the given records.
-#[derive(Debug, Clone)]
-pub struct LoopbackAddresses {
-    records: Records,
-    range: LoopbackRange,
-}
-
-/// `ip/ADDRESS`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct AddressRecord {
-    owner: MemberId,
-    holder: Option<NodeName>,
-    /// Set by a repair that is about to remove it; whoever still means to use it clears this first.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    condemned: bool,
-    /// Fields of a newer version, kept as they are.
-    #[serde(flatten)]
-    extra: Map<String, Value>,
-}
-
-/// `ip-owners/MEMBER`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct OwnerRecord {
-    address: Ipv4Addr,
-    stage: Stage,
-    /// Fields of a newer version, kept as they are.
-    #[serde(flatten)]
-    extra: Map<String, Value>,
-}
-
-/// How far a member is with its address.
+/// A range of loopback addresses, written as CIDR: `127.77.0.0/16`.
+///
+/// Left out are 127.0.0.0/23, where the machine's own services live (127.0.0.1, 127.0.0.53, and the 127.0.1.1 that
+/// Debian gives the host's name), and addresses that end in .0 or .255, which some programs take for networks and
+/// broadcasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Stage {
-    /// It tries to get it: if somebody else has it, it tries another.
-    Wanted,
-    /// It has it.
-    Had,
+#[serde(try_from = "String", into = "String")]
+pub struct LoopbackRange {
+    base: Ipv4Addr,
+    prefix: u8,
 }
 
-/// What became of the attempt to take one address.
-enum Taken {
-    /// It was the owner's already.
-    Found,
-    /// It is the owner's now.
-    Made,
-    /// It is somebody else's.
-    Elses,
-    /// The record changed meanwhile: look again.
-    Changed,
+/// Loopback addresses of one range, recorded in the metadata store.
+pub type LoopbackAddresses = AddressBook<LoopbackRange>;
+
+/// A text that is not a range of usable loopback addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("address range {text:?} is not valid: {problem}")]
+pub struct InvalidRange {
+    text: String,
+    problem: String,
 }
 
-impl LoopbackAddresses {
-    /// The addresses of `range`. Addresses given out earlier, under another range, stay with their owners.
-    ///
-    /// Clusters that run on one machine need the same records or ranges that do not overlap.
-    pub fn new(records: Records, range: LoopbackRange) -> Self {
-        LoopbackAddresses { records, range }
-    }
-
-    /// The range.
-    pub fn range(&self) -> LoopbackRange {
-        self.range
-    }
-
-    /// Removes address records that belong to nobody, and says how many: those whose owner is meant to have another
-    /// address, or none. Safe beside everything else.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub async fn repair(&self) -> Result<usize> {
-        let mut removed = 0;
-        for (key, found) in self.records.list::<AddressRecord>(&self.records.key(["ip"])?).await? {
-            removed += usize::from(self.remove_unmeant(&key, found).await?);
-        }
-        Ok(removed)
-    }
-
-    /// Removes an address record if its owner is not meant to have the address; says whether it did.
-    async fn remove_unmeant(&self, key: &Key, found: Versioned<AddressRecord>) -> Result<bool> {
-        if self.is_meant(key, &found.body.owner).await? {
-            return Ok(false);
-        }
-        // Marked before the second look: who means to use it from here on clears the mark, and then the removal is
-        // refused.
-        let marked = AddressRecord { condemned: true, ..found.body };
-        let WriteOutcome::Applied(version) = self.records.update(key, &marked, &found.version).await? else {
-            return Ok(false);
-        };
-        if self.is_meant(key, &marked.owner).await? {
-            return Ok(false);
-        }
-        Ok(matches!(self.records.delete(key, &version).await?, WriteOutcome::Applied(_)))
-    }
-
-    /// Whether `owner` is meant to have the address at `key`.
-    async fn is_meant(&self, key: &Key, owner: &MemberId) -> Result<bool> {
-        let meant = self.owner(owner).await?;
-        Ok(meant
-            .is_some_and(|record| key.segments().last() == Some(record.body.address.to_string().as_str())))
-    }
-
-    /// Takes an address for `owner`, if nobody else has it.
-    async fn take(&self, owner: &MemberId, address: Ipv4Addr) -> Result<Taken> {
-        let key = self.address_key(address.into())?;
-        let written = match self.records.get::<AddressRecord>(&key).await? {
-            Some(found) if found.body.owner != *owner => return Ok(Taken::Elses),
-            Some(found) if !found.body.condemned => return Ok(Taken::Found),
-            Some(found) => {
-                let kept = AddressRecord { condemned: false, ..found.body };
-                self.records.update(&key, &kept, &found.version).await?
-            }
-            None => {
-                let owner = owner.clone();
-                let mine = AddressRecord { owner, holder: None, condemned: false, extra: Map::new() };
-                self.records.create(&key, &mine).await?
-            }
-        };
-        Ok(if matches!(written, WriteOutcome::Applied(_)) { Taken::Made } else { Taken::Changed })
-    }
-
-    /// Confirms that the owner has the address it wanted; if it wants another by now, this one is given up.
-    async fn confirm(&self, owner: &MemberId, wanted: Versioned<OwnerRecord>) -> Result<Option<IpAddr>> {
-        let address = IpAddr::V4(wanted.body.address);
-        let had = OwnerRecord { stage: Stage::Had, ..wanted.body };
-        if let WriteOutcome::Applied(_) =
-            self.records.update(&self.owner_key(owner)?, &had, &wanted.version).await?
-        {
-            return Ok(Some(address));
-        }
-        let key = self.address_key(address)?;
-        if let Some(found) = self.records.get::<AddressRecord>(&key).await?
-            && found.body.owner == *owner
-        {
-            self.remove_unmeant(&key, found).await?;
-        }
-        Ok(None)
-    }
-
-    /// Has `owner` want the next address that nobody has, instead of the one it could not get.
-    async fn want_another(&self, owner: &MemberId, before: Option<Versioned<OwnerRecord>>) -> Result<()> {
-        let key = self.owner_key(owner)?;
-        let Some(address) = self.next_free(owner).await? else {
-            if let Some(before) = before {
-                // An intent that can no longer come true; if it has changed meanwhile it is not ours to remove.
-                let _removed_or_changed = self.records.delete(&key, &before.version).await?;
-            }
-            let message = format!(
-                "all {} addresses of {} are allocated: widen the range",
-                self.range.len(),
-                self.range
-            );
-            return Err(self.refuse(ErrorKind::QuotaExceeded, "allocate", owner, message));
-        };
-        let stage = Stage::Wanted;
-        let _written_or_changed = match before {
-            Some(before) => {
-                let wanted = OwnerRecord { address, stage, ..before.body };
-                self.records.update(&key, &wanted, &before.version).await?
-            }
-            None => self.records.create(&key, &OwnerRecord { address, stage, extra: Map::new() }).await?,
-        };
-        Ok(())
-    }
-
-    /// The next address in the owner's order that nobody has.
-    async fn next_free(&self, owner: &MemberId) -> Result<Option<Ipv4Addr>> {
-        for address in Probe::new(self.range, owner).take(TRIES) {
-            let found = self.records.get::<AddressRecord>(&self.address_key(address.into())?).await?;
-            if found.is_none_or(|found| found.body.owner == *owner) {
-                return Ok(Some(address));
-            }
-        }
-        // The range is well filled: one listing instead of a question for each address.
-        let all = self.list().await?;
-        let taken: BTreeSet<IpAddr> =
-            all.into_iter().filter(|status| status.owner != *owner).map(|status| status.address).collect();
-        Ok(Probe::new(self.range, owner).find(|address| !taken.contains(&IpAddr::V4(*address))))
-    }
-
-    /// Changes the holder as `decide` says, given the present one: the new one, or the outcome without a change.
-    async fn change_holder(
-        &self,
-        operation: &'static str,
-        address: IpAddr,
-        decide: impl Fn(Option<&NodeName>) -> Result<Option<NodeName>, AddressOutcome> + Send,
-    ) -> Result<AddressOutcome> {
-        let key = self.address_key(address)?;
-        loop {
-            let Some(found) = self.records.get::<AddressRecord>(&key).await? else {
-                return Err(self.refuse(ErrorKind::NotFound, operation, address, "it is not allocated"));
-            };
-            let holder = match decide(found.body.holder.as_ref()) {
-                Ok(holder) => holder,
-                Err(outcome) => return Ok(outcome),
-            };
-            let changed = AddressRecord { holder, ..found.body };
-            if let WriteOutcome::Applied(_) = self.records.update(&key, &changed, &found.version).await? {
-                return Ok(AddressOutcome::Applied);
-            }
-        }
-    }
-
-    async fn owner(&self, owner: &MemberId) -> Result<Option<Versioned<OwnerRecord>>> {
-        self.records.get(&self.owner_key(owner)?).await
-    }
-
-    fn owner_key(&self, owner: &MemberId) -> Result<Key> {
-        self.records.key(["ip-owners", owner.as_str()])
-    }
-
-    fn address_key(&self, address: IpAddr) -> Result<Key> {
-        self.records.key(["ip", &address.to_string()])
-    }
-
-    fn refuse(
-        &self,
-        kind: ErrorKind,
-        operation: &'static str,
-        subject: impl fmt::Display,
-        message: impl fmt::Display,
-    ) -> Error {
-        Error::new(kind, self, operation, subject, message).without_effect()
+impl LoopbackRange {
+    /// Whether it gives out `address`.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let shift = 32 - u32::from(self.prefix);
+        u32::from(address) >> shift == u32::from(self.base) >> shift && is_usable(address)
     }
 }
 
-#[async_trait]
-impl IpProvider for LoopbackAddresses {
-    fn capabilities(&self) -> IpCapabilities {
-        IpCapabilities { zonal: false, per_node_limit: None }
+impl AddressRange for LoopbackRange {
+    const KIND: &'static str = "loopback addresses";
+
+    fn len(&self) -> u32 {
+        usable(u32::from(self.base), self.prefix)
     }
 
-    async fn allocate(&self, owner: &MemberId, _zone: Option<&ZoneName>) -> Result<IpAddr> {
-        // Every turn that does not end here means that a step was made, by this request or another.
-        loop {
-            let Some(meant) = self.owner(owner).await? else {
-                self.want_another(owner, None).await?;
-                continue;
-            };
-            let address = meant.body.address;
-            match self.take(owner, address).await? {
-                Taken::Found if meant.body.stage == Stage::Had => return Ok(address.into()),
-                Taken::Found | Taken::Made => {
-                    if let Some(address) = self.confirm(owner, meant).await? {
-                        return Ok(address);
-                    }
-                }
-                Taken::Elses => self.want_another(owner, Some(meant)).await?,
-                Taken::Changed => {}
-            }
+    fn nth(&self, index: u32) -> Ipv4Addr {
+        let base = u32::from(self.base);
+        if self.prefix > 24 {
+            // Within one block of 256 only its own .0 can be in the way, and it comes first.
+            return Ipv4Addr::from(base + u32::from(base & 0xff == 0) + index);
         }
-    }
-
-    async fn status(&self, address: IpAddr) -> Result<Option<AddressStatus>> {
-        let found = self.records.get::<AddressRecord>(&self.address_key(address)?).await?;
-        Ok(found.map(|found| AddressStatus { address, owner: found.body.owner, holder: found.body.holder }))
-    }
-
-    async fn assign(
-        &self,
-        address: IpAddr,
-        node: &NodeName,
-        expected: Option<&NodeName>,
-    ) -> Result<AddressOutcome> {
-        self.change_holder("assign", address, |holder| match holder {
-            Some(holder) if holder == node => Err(AddressOutcome::Applied),
-            Some(holder) if Some(holder) != expected => Err(AddressOutcome::Stale(Some(holder.clone()))),
-            Some(_) | None => Ok(Some(node.clone())),
-        })
-        .await
-    }
-
-    async fn unassign(&self, address: IpAddr, expected: &NodeName) -> Result<AddressOutcome> {
-        self.change_holder("unassign", address, |holder| match holder {
-            None => Err(AddressOutcome::Applied),
-            Some(holder) if holder != expected => Err(AddressOutcome::Stale(Some(holder.clone()))),
-            Some(_) => Ok(None),
-        })
-        .await
-    }
-
-    async fn release(&self, address: IpAddr, owner: &MemberId) -> Result<()> {
-        let (key, owner_key) = (self.address_key(address)?, self.owner_key(owner)?);
-        let mut given_back = false;
-        // Every turn that does not end here means that another request came in between: each confirms what it has
-        // made, and then the intent read before has changed.
-        loop {
-            let meant = self.owner(owner).await?.filter(|meant| IpAddr::V4(meant.body.address) == address);
-            match self.records.get::<AddressRecord>(&key).await? {
-                Some(Versioned {
-                    body: AddressRecord { owner: had_by, holder: Some(holder), .. }, ..
-                }) if had_by == *owner => {
-                    if given_back {
-                        return Ok(());
-                    }
-                    let message = format!("it is assigned to {holder}: unassign it first");
-                    return Err(self.refuse(ErrorKind::Busy, "release", address, message));
-                }
-                Some(found) if found.body.owner == *owner && meant.is_none() => {
-                    self.remove_unmeant(&key, found).await?;
-                    continue;
-                }
-                Some(found) if found.body.owner == *owner => {
-                    match self.records.delete(&key, &found.version).await? {
-                        WriteOutcome::Applied(_) => given_back = true,
-                        WriteOutcome::Conflict => continue,
-                    }
-                }
-                Some(found) if meant.as_ref().is_none_or(|meant| meant.body.stage == Stage::Wanted) => {
-                    if given_back {
-                        return Ok(());
-                    }
-                    let message = format!("it is allocated to {}, not to {owner}", found.body.owner);
-                    return Err(self.refuse(ErrorKind::Stale, "release", address, message));
-                }
-                Some(_) | None => {}
-            }
-            let Some(meant) = meant else { return Ok(()) };
-            if let WriteOutcome::Applied(_) = self.records.delete(&owner_key, &meant.version).await? {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn list(&self) -> Result<Vec<AddressStatus>> {
-        let found = self.records.list::<AddressRecord>(&self.records.key(["ip"])?).await?;
-        let mut all = Vec::with_capacity(found.len());
-        for (key, record) in found {
-            let address = key.segments().last().and_then(|text| text.parse::<IpAddr>().ok());
-            let Some(address) = address else {
-                return Err(self.refuse(ErrorKind::Corrupt, "list", &key, "the key names no address"));
-            };
-            all.push(AddressStatus { address, owner: record.body.owner, holder: record.body.holder });
-        }
-        all.sort_by_key(|status| status.address);
-        Ok(all)
+        let first = base + reserved_blocks(base) * 256;
+        Ipv4Addr::from(first + index / 254 * 256 + index % 254 + 1)
     }
 }
 
-impl fmt::Display for LoopbackAddresses {
+impl Default for LoopbackRange {
+    fn default() -> Self {
+        DEFAULT.parse().expect("the default is a range of loopback addresses")
+    }
+}
+
+impl FromStr for LoopbackRange {
+    type Err = InvalidRange;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRange> {
+        let invalid = |problem: &str| InvalidRange {
+            text: text.chars().take(80).collect(),
+            problem: problem.to_owned(),
+        };
+        let (base, prefix) = text
+            .split_once('/')
+            .ok_or_else(|| invalid("write an address and the length of the prefix, like 127.77.0.0/16"))?;
+        let base: Ipv4Addr =
+            base.parse().map_err(|_| invalid("what stands before the '/' is not an IPv4 address"))?;
+        let prefix: u8 = prefix
+            .parse()
+            .ok()
+            .filter(|prefix| (8..=32).contains(prefix))
+            .ok_or_else(|| invalid("what stands after the '/' is not a number from 8 to 32"))?;
+        if !base.is_loopback() {
+            return Err(invalid("it does not lie in 127.0.0.0/8"));
+        }
+        let size = 1_u32 << (32 - u32::from(prefix));
+        if u32::from(base) % size != 0 {
+            let first = Ipv4Addr::from(u32::from(base) / size * size);
+            return Err(invalid(&format!("it does not begin at {base}: write {first}/{prefix}")));
+        }
+        if usable(u32::from(base), prefix) == 0 {
+            return Err(invalid(
+                "it has no address to give out: 127.0.0.0/23 and addresses that end in .0 or .255 are left out",
+            ));
+        }
+        Ok(LoopbackRange { base, prefix })
+    }
+}
+
+impl TryFrom<String> for LoopbackRange {
+    type Error = InvalidRange;
+    fn try_from(text: String) -> Result<Self, InvalidRange> {
+        text.parse()
+    }
+}
+
+impl From<LoopbackRange> for String {
+    fn from(range: LoopbackRange) -> String {
+        range.to_string()
+    }
+}
+
+impl fmt::Display for LoopbackRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "loopback addresses({})", self.range)
+        write!(f, "{}/{}", self.base, self.prefix)
     }
+}
+
+fn is_usable(address: Ipv4Addr) -> bool {
+    let [a, b, c, d] = address.octets();
+    a == 127 && !(b == 0 && c < 2) && d != 0 && d != 255
+}
+
+/// How many blocks of 256 at the beginning of a range are left out.
+fn reserved_blocks(base: u32) -> u32 {
+    match Ipv4Addr::from(base).octets() {
+        [127, 0, 0, _] => 2,
+        [127, 0, 1, _] => 1,
+        _ => 0,
+    }
+}
+
+fn usable(base: u32, prefix: u8) -> u32 {
+    if prefix > 24 {
+        let last = base + ((1_u32 << (32 - u32::from(prefix))) - 1);
+        return u32::try_from((base..=last).filter(|n| is_usable(Ipv4Addr::from(*n))).count())
+            .expect("at most 256");
+    }
+    let blocks = 1_u32 << (24 - u32::from(prefix));
+    blocks.saturating_sub(reserved_blocks(base)) * 254
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@
 //! The second writer is refused by the kernel: the guard takes `lock` before it starts the engine, the whole tree of
 //! the engine inherits it, and the kernel frees it with the last process. This provider never takes it to attach or
 //! detach; it asks whether it is held, and calls a volume `Detaching` for as long as it is. That proves something on
-//! one machine only: folders on a network file system are not for this provider.
+//! one machine only. In a folder that several machines share ([`DirectoryVolumes::shared`]) the lock is taken and asked
+//! about all the same, but nothing is concluded from a free one: a file server may free the locks of a machine that it
+//! does not hear, which goes on to write.
 //!
 //! Any number of processes may call any method at the same time.
 
@@ -57,6 +59,7 @@ pub struct DataOwner {
 pub struct DirectoryVolumes {
     root: Arc<Root>,
     environment: Environment,
+    exclusivity: Exclusivity,
 }
 
 impl DirectoryVolumes {
@@ -83,7 +86,14 @@ impl DirectoryVolumes {
             .and_then(|()| files::make_folder(&root.staging(), 0o700))
             .and_then(|()| files::make_folder(&root.trash(), 0o700));
         made.map_err(|error| io_failure(&root, "open", root.path(), error).without_effect())?;
-        Ok(DirectoryVolumes { root: Arc::new(root), environment })
+        Ok(DirectoryVolumes { root: Arc::new(root), environment, exclusivity: Exclusivity::Storage })
+    }
+
+    /// The same volumes, in a folder that several machines share: then nobody refuses a second writer, so the old one
+    /// has to be proven unable to write before a volume is detached.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        DirectoryVolumes { exclusivity: Exclusivity::None, ..self }
     }
 
     /// The identifier of a member's volume: it follows from the two, so that it is found again without a record.
@@ -162,7 +172,7 @@ impl DirectoryVolumes {
 impl VolumeProvider for DirectoryVolumes {
     fn capabilities(&self) -> VolumeCapabilities {
         VolumeCapabilities {
-            exclusivity: Exclusivity::Storage,
+            exclusivity: self.exclusivity,
             zonal: false,
             attach_limit: None,
             grow: false,

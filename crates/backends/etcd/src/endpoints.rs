@@ -1,6 +1,8 @@
-//! The members of an etcd cluster, asked one at a time: whoever answered last is asked next, and who fails is left.
+//! The members of an etcd cluster, asked one at a time: whoever answered last is asked next, and who fails is left. The
+//! first is this machine's own, if there is one: it is not lost by the loss of another machine.
 
 use std::fmt;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -51,7 +53,8 @@ impl Endpoints {
         let location = &options.location;
         let member = |host: &String| Member { url: location.url(host), client: Mutex::new(None) };
         let members = location.hosts().iter().map(member).collect();
-        Endpoints { environment, members, current: AtomicUsize::new(0), options }
+        let first = location.hosts().iter().position(|host| is_here(host)).unwrap_or_default();
+        Endpoints { environment, members, current: AtomicUsize::new(first), options }
     }
 
     pub(crate) fn environment(&self) -> &Environment {
@@ -172,6 +175,12 @@ impl Endpoints {
     }
 }
 
+/// Whether a host is an address of this machine: nobody can bind another one's.
+fn is_here(host: &str) -> bool {
+    let address = host.parse::<SocketAddr>().map(|address| address.ip());
+    address.is_ok_and(|address| UdpSocket::bind((address, 0)).is_ok())
+}
+
 impl fmt::Display for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "store at {}", self.options.location)
@@ -181,5 +190,23 @@ impl fmt::Display for Endpoints {
 impl fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoints").field("location", &self.options.location).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_member_of_this_machine_is_asked_first() {
+        for (location, first) in [
+            ("etcd://203.0.113.1,127.0.0.1:2380,127.0.0.1/a", 1),
+            ("etcd://203.0.113.1,203.0.113.2", 0),
+            ("etcd://db.example:2379,127.0.0.1:2379", 1),
+        ] {
+            let options = EtcdOptions::new(location.parse().unwrap());
+            let endpoints = Endpoints::new(Environment::system([1; 32]), options);
+            assert_eq!(endpoints.current.into_inner(), first, "{location}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `steadfast agent`: one node. Members outlive it; the next agent finds them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use steadfast_api::client::{Client, ClientConfig};
 use steadfast_backends::embedded::store::MAX_VALUE_BYTES;
 use steadfast_backends::remote::RemoteDb;
 use steadfast_core::Environment;
+use steadfast_core::backends::Backends;
 use steadfast_core::ids::{MemberName, NodeName, ServiceId, ZoneName};
 use steadfast_core::metadata::MetadataCapabilities;
 
@@ -80,7 +81,12 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     let client = client(global, &data, &config.cluster, &options, &environment)?;
     let capabilities = MetadataCapabilities { max_value_bytes: MAX_VALUE_BYTES, watch: true, durable: true };
     let db = RemoteDb::new(environment.clone(), client.clone(), capabilities);
-    let Wiring { store, backends, .. } = Wiring::new(&data, &config, Arc::new(db), &environment)?;
+    let Wiring { store, backends, addresses, .. } =
+        Wiring::new(&data, &config, Arc::new(db), Some(&options.node), &environment)?;
+    addresses.keep()?;
+    if config.shared_volumes.is_some() {
+        watch_nodes(&environment, &backends, Duration::from_millis(config.node_lease_ms) / 6);
+    }
     let preparer = Preparer::Program(PathBuf::from("/proc/self/exe"), vec![PREPARE.to_owned()]);
     let parts = AgentParts {
         config: AgentConfig {
@@ -125,6 +131,25 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     Ok(Exit::Done)
 }
 
+/// Looks at the nodes for as long as the agent runs. A silence counts from when it was first noticed: a claim that would
+/// only then begin to look had to wait for a whole lease more.
+fn watch_nodes(environment: &Environment, backends: &Backends, pace: Duration) {
+    let (environment, orchestrator) = (environment.clone(), Arc::clone(&backends.orchestrator));
+    let tasks = environment.tasks().clone();
+    let until = tasks.shutdown();
+    tasks.spawn("nodes", async move {
+        while !until.is_requested() {
+            if let Err(error) = orchestrator.nodes().await {
+                tracing::debug!(error = %error.chain(), "the nodes cannot be looked at");
+            }
+            tokio::select! {
+                () = until.requested() => {}
+                () = environment.clock().sleep(pace) => {}
+            }
+        }
+    });
+}
+
 /// Prepares a member's data, as the agent asks on standard input. Gives the exit code.
 pub(crate) fn prepare() -> Result<i32> {
     let runtime =
@@ -148,7 +173,14 @@ fn client(
     }
     let file = match &global.remote.token_file {
         Some(file) => file.clone(),
-        None => data.path("tokens").join(options.node.as_str()),
+        None => {
+            let own = Path::new("tokens").join(options.node.as_str());
+            // Whoever may read a server's token may also make one that this server takes.
+            if data.path("server-token").exists() {
+                data.token_file(&own.to_string_lossy())?;
+            }
+            data.path(own)
+        }
     };
     let token = read_token(&file).map_err(|failure| match global.remote.token_file {
         Some(_) => failure,

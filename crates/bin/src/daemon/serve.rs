@@ -8,6 +8,7 @@ mod addresses;
 mod clients;
 mod listen;
 mod logs;
+mod machines;
 mod metrics;
 mod ownership;
 mod ready;
@@ -20,7 +21,6 @@ use std::time::Duration;
 
 use steadfast_api::control::OfControl;
 use steadfast_api::server::{Limits, Parts};
-use steadfast_backends::embedded::addresses::LoopbackAddresses;
 use steadfast_backends::embedded::dns::{DnsOptions, DnsServer, StoreRegistry};
 use steadfast_backends::embedded::keys::FileKeyProvider;
 use steadfast_backends::remote::SwitchDb;
@@ -36,6 +36,7 @@ use steadfast_lock::Lock;
 
 use self::clients::StoredClients;
 use self::logs::KeptLogs;
+use super::addresses::Addresses;
 use super::wiring::Wiring;
 use super::{Signals, logging};
 use crate::cli::Global;
@@ -67,6 +68,8 @@ pub(crate) struct ServeOptions {
     #[command(flatten)]
     store: store::StoreOptions,
     #[command(flatten)]
+    machines: machines::MachineOptions,
+    #[command(flatten)]
     logging: logging::LogOptions,
 }
 
@@ -82,7 +85,7 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
     options.logging.start();
     options.listen.check(options.tls_cert.is_some(), options.tokens.is_some())?;
     let authorities = global.remote.authorities()?;
-    let (data, config) = DataDir::prepare(global.data.as_deref(), |_| {})?;
+    let (data, config) = options.machines.settle(global.data.as_deref())?;
     data.make(Path::new("servers").join(options.id.as_str()))?;
     let _only = only_one(&data, &options.id)?;
     // What an earlier process of this server has told is over.
@@ -179,7 +182,7 @@ struct Server {
     controller: Controller,
     control: Arc<OfControl>,
     registry: StoreRegistry,
-    addresses: LoopbackAddresses,
+    addresses: Addresses,
     metrics: Arc<metrics::Metrics>,
     environment: Environment,
 }
@@ -192,12 +195,11 @@ impl Server {
         environment: &Environment,
         db: &SwitchDb,
     ) -> Result<Self> {
-        let Wiring { store, backends, registry, counters } =
-            Wiring::new(data, config, Arc::new(db.clone()), environment)?;
+        let Wiring { store, backends, registry, addresses, counters } =
+            Wiring::new(data, config, Arc::new(db.clone()), None, environment)?;
         let settings =
             ControllerConfig { lease: Duration::from_millis(config.server_lease_ms), ..Default::default() };
         let controller = Controller::new(environment.clone(), store.clone(), backends, id.clone(), settings);
-        let addresses = LoopbackAddresses::new(store.records().clone(), config.loopback);
         let keys = Arc::new(FileKeyProvider::open_or_create(&data.path("key"))?);
         let catalog = Arc::new(Catalog::embedded());
         let control = Control::new(

@@ -61,6 +61,12 @@ pub(crate) async fn up(given: Option<&Path>, options: &UpOptions) -> Result<Exit
         return detach(&data, options).await;
     }
     let layout = lay_out(&data, options)?;
+    if config.network.is_some() && layout.nodes.len() > 1 {
+        return Err(Failure::usage(
+            "members' addresses are on a network (network in cluster.json), and `up` plays several machines",
+            "run `steadfast serve` and `steadfast agent` on each machine, or `steadfast up --nodes 1`",
+        ));
+    }
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
     for server in &layout.servers {

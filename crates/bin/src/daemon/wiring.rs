@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
-use steadfast_backends::embedded::addresses::LoopbackAddresses;
 use steadfast_backends::embedded::dns::StoreRegistry;
 use steadfast_backends::embedded::volumes::{DataOwner, DirectoryVolumes};
 use steadfast_core::Environment;
 use steadfast_core::backends::Backends;
-use steadfast_core::ip::IpProvider;
+use steadfast_core::ids::NodeName;
 use steadfast_core::layer::{CallCounters, StackOptions, stack};
 use steadfast_core::metadata::{Key, MetadataDb};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
 use steadfast_core::store::{PREFIX, Store};
 use steadfast_core::volume::VolumeProvider;
-use steadfast_orchestrators::process::{LockProver, ProcessOrchestrator};
+use steadfast_orchestrators::process::{BlindProver, LockProver, NodeProver, ProcessOrchestrator};
 
+use super::addresses::Addresses;
+use super::shared_volumes;
 use crate::config::ClusterConfig;
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Result};
@@ -31,16 +32,18 @@ pub(super) struct Wiring {
     pub(super) store: Store,
     pub(super) backends: Backends,
     pub(super) registry: StoreRegistry,
+    pub(super) addresses: Addresses,
     /// What every call of a backend has come to.
     pub(super) counters: CallCounters,
 }
 
 impl Wiring {
-    /// Everything over `db`.
+    /// Everything over `db`; `node` is the one whose agent this is.
     pub(super) fn new(
         data: &DataDir,
         config: &ClusterConfig,
         db: Arc<dyn MetadataDb>,
+        node: Option<&NodeName>,
         environment: &Environment,
     ) -> Result<Self> {
         let prefix = Key::new([PREFIX, config.cluster.as_str()]).context("name the cluster's records")?;
@@ -53,11 +56,21 @@ impl Wiring {
         let store = Store::new(registry.database(), entropy, config.cluster.clone())?;
         // Engines that refuse to run as root have to pass through the folders above their data.
         let owner = geteuid().is_root().then_some(DataOwner { uid: 0, gid: 0 });
-        let prover = Arc::new(LockProver::new(data.path("nodes")));
-        let volumes: Arc<dyn VolumeProvider> =
-            Arc::new(DirectoryVolumes::open_for(data.root(), environment.clone(), owner)?);
-        let ips: Arc<dyn IpProvider> =
-            Arc::new(LoopbackAddresses::new(store.records().clone(), config.loopback));
+        let (volumes, prover): (DirectoryVolumes, Arc<dyn NodeProver>) = match &config.shared_volumes {
+            None => (
+                DirectoryVolumes::open_for(data.root(), environment.clone(), owner)?,
+                Arc::new(LockProver::new(data.path("nodes"))),
+            ),
+            // The locks of another machine are not ours to see, and a free one of a shared folder proves nothing.
+            Some(folder) => {
+                shared_volumes::check(folder, config)?;
+                let volumes = DirectoryVolumes::open_for(folder, environment.clone(), owner)?;
+                (volumes.shared(), Arc::new(BlindProver))
+            }
+        };
+        let volumes: Arc<dyn VolumeProvider> = Arc::new(volumes);
+        let addresses = Addresses::open(config, store.records(), node, environment)?;
+        let ips = addresses.provider();
         let names: Arc<dyn Registry> = match &config.names {
             None => Arc::new(registry.clone()),
             Some(names) => Arc::new(names.open(&config.zone, environment)?),
@@ -72,6 +85,6 @@ impl Wiring {
             orchestrator: stack(orchestrator, options, environment, &counters),
             zone: config.zone.clone(),
         };
-        Ok(Wiring { store, backends, registry, counters })
+        Ok(Wiring { store, backends, registry, addresses, counters })
     }
 }

@@ -32,6 +32,15 @@ async fn attachment(volumes: &DirectoryVolumes, id: &VolumeId) -> (Attachment, b
     (status.attachment, status.in_use)
 }
 
+/// Whoever plans a move goes by this.
+#[tokio::test]
+async fn the_kernel_excludes_on_one_machine_and_nobody_does_on_several() {
+    let dir = tempfile::tempdir().unwrap();
+    let volumes = open(dir.path());
+    assert_eq!(volumes.capabilities().exclusivity, Exclusivity::Storage);
+    assert_eq!(volumes.shared().capabilities().exclusivity, Exclusivity::None);
+}
+
 #[tokio::test]
 async fn a_volume_is_detaching_until_the_engines_tree_has_let_go() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,14 +1,14 @@
 //! What the death of others has left of addresses, put right by whoever owns the store.
 
-use steadfast_backends::embedded::addresses::LoopbackAddresses;
 use steadfast_backends::remote::SwitchDb;
 use steadfast_core::Environment;
 
 use super::OWNERSHIP_ROUND;
+use crate::daemon::addresses::Addresses;
 
 /// Gives back, once this server owns the store, the addresses that belong to nobody: requests that died half-way may
 /// have died with the owner before.
-pub(super) fn repair_as_owner(environment: &Environment, db: SwitchDb, addresses: LoopbackAddresses) {
+pub(super) fn repair_as_owner(environment: &Environment, db: SwitchDb, addresses: Addresses) {
     let environment = environment.clone();
     let tasks = environment.tasks().clone();
     let until = tasks.shutdown();
