@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use steadfast_core::backends::Backends;
-use steadfast_core::control::Guard;
+use steadfast_core::control::{ControlError, Guard};
 use steadfast_core::ids::{NodeName, ServiceName};
 use steadfast_core::ip::{AddressOutcome, IpProvider};
 use steadfast_core::layer::fault::{Fault, Faults};
@@ -71,4 +71,17 @@ async fn a_plan_under_a_deleted_services_name_says_what_becomes_of_its_volumes()
     let report = server.plan(service_file("orders", 3)).await.unwrap();
     let told = |text: &str| report.warnings.iter().any(|warning| warning.contains(text));
     assert!(told("has kept 3 volumes") && told("steadfast undelete orders"), "{:?}", report.warnings);
+}
+
+/// Its names lead nowhere, and its secrets are kept for when it is brought back.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_how_to_reach_a_deleted_service() {
+    let mut world = World::new(TestEnvironment::new(7).environment, 3).await.unwrap();
+    let server = world.plain_server("server-1").unwrap();
+    world.create(&server, "orders", 3).await.unwrap();
+    server.connect(&service()).await.unwrap();
+    let delete = server.delete(&service(), Guard::default()).await.unwrap();
+    world.finish(&server, &delete.id).await.unwrap();
+    let error = server.connect(&service()).await.unwrap_err();
+    assert!(matches!(error, ControlError::NotFound { kind: "service", .. }), "{error}");
 }

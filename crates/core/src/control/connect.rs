@@ -55,7 +55,8 @@ impl Control {
     /// # Errors
     /// `NotFound`.
     pub async fn connect(&self, name: &ServiceName) -> ControlResult<ConnectView> {
-        let Some(snapshot) = self.controller.observer().glance(name).await? else {
+        let snapshot = self.controller.observer().glance(name).await?;
+        let Some(snapshot) = snapshot.filter(|snapshot| !snapshot.facts.service.deleted) else {
             return Err(no_service(name));
         };
         let facts = &snapshot.facts;
