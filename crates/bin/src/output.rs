@@ -3,12 +3,14 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
+use crate::daemon::logging::rotated::RotatedError;
 use crate::exit::{Context as _, Exit, Failure, Result};
 
 /// How results are printed.
@@ -153,6 +155,14 @@ pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// The log that notes go to, of a process whose standard error is one.
+static LOG: OnceLock<Mutex<RotatedError>> = OnceLock::new();
+
+/// From now on notes go to a log, which is begun anew when it is full. Said twice, the first holds.
+pub(crate) fn note_into(log: RotatedError) {
+    LOG.get_or_init(|| Mutex::new(log));
+}
+
 /// Waits until whoever reads the results has gone, as `head` does; for ever if they go to a file.
 pub(crate) async fn reader_gone() {
     let look = || {
@@ -174,8 +184,12 @@ pub(crate) async fn reader_gone() {
 
 /// Prints a line of progress or a hint, for people, to standard error. A closed standard error is no failure.
 pub(crate) fn note(text: &str) {
-    let mut err = io::stderr().lock();
-    writeln!(err, "{text}").ok();
+    let line = format!("{text}\n");
+    match LOG.get() {
+        Some(log) => log.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes()),
+        None => io::stderr().lock().write_all(line.as_bytes()),
+    }
+    .ok();
 }
 
 /// Prints a failure to standard error, and gives its exit code.

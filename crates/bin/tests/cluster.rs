@@ -4,9 +4,10 @@
 
 mod common;
 
+use std::fs::{self, File};
 use std::path::Path;
 
-use common::cluster::Cluster;
+use common::cluster::{Cluster, free_dns, holder};
 use common::{err, eventually, expect, out, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -39,7 +40,7 @@ fn a_cluster_answers_in_every_shape_and_with_every_exit_code() {
     // A plan that has changes; the same file with mistakes.
     let file = data.join("cache.toml");
     let text = "apiVersion = \"steadfast/v1\"\nname = \"cache\"\nblueprint = \"redis\"\nreplicas = 2\n";
-    std::fs::write(&file, text).unwrap();
+    fs::write(&file, text).unwrap();
     let plan = run(&["plan", "-f", file.to_str().unwrap(), "-o", "json"]);
     expect(&plan, 2);
     let report: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
@@ -47,7 +48,7 @@ fn a_cluster_answers_in_every_shape_and_with_every_exit_code() {
     let told = out(&run(&["plan", "-f", file.to_str().unwrap()]));
     let fencing = told.lines().find(|line| line.starts_with("fencing")).unwrap();
     assert_eq!(fencing.matches("F3").count(), 1, "{fencing}");
-    std::fs::write(&file, format!("{text}colour = \"red\"\n[fencing]\nminimum = \"F9\"\n")).unwrap();
+    fs::write(&file, format!("{text}colour = \"red\"\n[fencing]\nminimum = \"F9\"\n")).unwrap();
     let plan = run(&["plan", "-f", file.to_str().unwrap()]);
     expect(&plan, 1);
     assert!(err(&plan).contains("[ConfigInvalid]"), "{}", err(&plan));
@@ -120,6 +121,34 @@ fn a_key_that_another_service_file_was_applied_under_is_refused() {
     assert_eq!(out(&create("3")), out(&first));
 }
 
+/// A folder whose cluster is ended when it is dropped.
+struct Folder(tempfile::TempDir);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        run(self.0.path(), &["down"]);
+    }
+}
+
+#[test]
+fn the_log_of_an_up_in_the_background_is_begun_anew_when_it_is_full() {
+    let folder = Folder(tempfile::Builder::new().prefix("sf").tempdir().unwrap());
+    let data = folder.0.path();
+    let log = data.join("up.log");
+    let older = |number: u32| data.join(format!("up.log.{number}"));
+    let fill = || File::options().create(true).append(true).open(&log).unwrap().set_len(17 << 20).unwrap();
+    fill();
+    expect(&run(data, &["up", "--detach", "--nodes", "1", "--dns", &free_dns().to_string()]), 0);
+    assert!(older(1).exists(), "a full one is continued");
+    fill();
+    // What it says of that is too much for the log.
+    kill(Pid::from_raw(holder(&data.join("nodes/node-1/agent.lock")).unwrap()), Signal::SIGKILL).unwrap();
+    eventually("another log", || older(2).exists().then_some(()));
+    eventually("what happened, in it", || {
+        fs::read_to_string(&log).ok()?.contains("node-1 ended").then_some(())
+    });
+}
+
 #[test]
 fn an_agent_that_dies_is_started_again() {
     let cluster = Cluster::start(&[]);
@@ -162,7 +191,7 @@ fn another_server_takes_the_store_over_when_its_owner_dies() {
 fn what_users_have_in_their_environment_is_not_what_servers_and_agents_go_by() {
     let folder = tempfile::tempdir().unwrap();
     let foreign = folder.path().join("token");
-    std::fs::write(&foreign, "somebody-elses-token\n").unwrap();
+    fs::write(&foreign, "somebody-elses-token\n").unwrap();
     let cluster = Cluster::with_env(&[
         ("STEADFAST_TOKEN_FILE", foreign.to_str().unwrap()),
         ("STEADFAST_SERVER", "http://127.0.0.1:9"),
@@ -191,7 +220,7 @@ fn a_folders_token_is_not_shown_to_other_servers() {
     assert!(heard.starts_with("get /v1/") && !heard.contains("authorization"), "{heard}");
     expect(&output, 1);
     // Its own server is known by its address, too; and no token goes to another machine in the clear.
-    let endpoint = std::fs::read_to_string(cluster.data().join("servers/server-1/endpoint.json")).unwrap();
+    let endpoint = fs::read_to_string(cluster.data().join("servers/server-1/endpoint.json")).unwrap();
     let endpoint: serde_json::Value = serde_json::from_str(&endpoint).unwrap();
     expect(&cluster.run(&["list", "--server", endpoint["url"].as_str().unwrap()]), 0);
     let token = cluster.data().join("token");
@@ -206,7 +235,7 @@ fn a_program_that_was_replaced_goes_on_with_the_one_in_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("steadfast");
     let built = Path::new(env!("CARGO_BIN_EXE_steadfast"));
-    std::fs::copy(built, &program).unwrap();
+    fs::copy(built, &program).unwrap();
     let cluster = Cluster::of_program(&program);
     let restarted = |what: &str| {
         let before = cluster.agent("node-1").unwrap();
@@ -215,11 +244,11 @@ fn a_program_that_was_replaced_goes_on_with_the_one_in_its_place() {
     };
     // As an installation does it: a new file takes the name.
     let next = folder.path().join("next");
-    std::fs::copy(built, &next).unwrap();
-    std::fs::rename(&next, &program).unwrap();
+    fs::copy(built, &next).unwrap();
+    fs::rename(&next, &program).unwrap();
     let pid = restarted("an agent of the next build");
-    assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
-    std::fs::remove_file(&program).unwrap();
+    assert_eq!(fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
+    fs::remove_file(&program).unwrap();
     restarted("an agent of the build that runs");
     cluster.until_ready();
 }

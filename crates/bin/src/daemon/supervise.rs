@@ -204,7 +204,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     stop.wait_for(|stop| *stop).await.map(drop).unwrap_or_default();
 }
 
-fn open_log(path: &Path) -> Result<std::fs::File> {
+/// Opens the log of a process that is about to start; one that is full already is begun anew.
+pub(super) fn open_log(path: &Path) -> Result<std::fs::File> {
     let tried = || format!("open the log {}", path.display());
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).context(tried())?;

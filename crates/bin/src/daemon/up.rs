@@ -6,7 +6,6 @@
 mod layout;
 
 use std::ffi::OsString;
-use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,16 +13,18 @@ use std::time::{Duration, Instant};
 
 use steadfast_core::ids::{NodeName, ZoneName};
 use steadfast_lock::Lock;
+use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::layout::{Layout, NodeEntry, ServerEntry, is_own, lay_out, read_layout};
 use super::Signals;
-use super::supervise::{Supervised, send_away};
+use super::logging::rotated::{self, RotatedError};
+use super::supervise::{Supervised, open_log, send_away};
 use crate::config::ClusterConfig;
 use crate::data_dir::{DataDir, Endpoint};
 use crate::exit::{Context as _, Exit, Failure, Result};
-use crate::output::{Tone, line, note, paint};
+use crate::output::{Tone, line, note, note_into, paint};
 
 /// What `up` shall run.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -46,6 +47,9 @@ pub(crate) struct UpOptions {
     /// Leave the engines running when this ends
     #[arg(long)]
     pub(crate) leave_running: bool,
+    /// The file that standard error goes to: it is begun anew when it is full
+    #[arg(long, value_name = "FILE", hide = true)]
+    log_file: Option<PathBuf>,
 }
 
 /// How long everything may take to answer.
@@ -55,6 +59,9 @@ const READY_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) async fn up(given: Option<&Path>, options: &UpOptions) -> Result<Exit> {
     // An end that is asked for is an orderly one, however early it comes.
     let mut signals = Signals::new()?;
+    if let Some(log) = &options.log_file {
+        note_into(RotatedError::new(log.clone(), rotated::LOG_BYTES));
+    }
     let (data, config, only) = prepare(given, options).await?;
     if options.detach {
         drop(only);
@@ -337,50 +344,62 @@ async fn stop_engines(data: &DataDir) -> Result<()> {
 
 /// Starts `up` in the background, and returns once it is ready.
 async fn detach(data: &DataDir, options: &UpOptions) -> Result<Exit> {
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(data.path("up.log"))
-        .context("open the log of `up`")?;
-    let mut command = std::process::Command::new(std::env::current_exe().context("find this program")?);
-    command.arg("up").arg("--data").arg(data.root());
+    let mut arguments = Vec::new();
     if let Some(nodes) = options.nodes {
-        command.args(["--nodes", &nodes.to_string()]);
+        arguments.extend(["--nodes".to_owned(), nodes.to_string()]);
     }
     if let Some(servers) = options.servers {
-        command.args(["--servers", &servers.to_string()]);
+        arguments.extend(["--servers".to_owned(), servers.to_string()]);
     }
     if !options.zones.is_empty() {
         let zones: Vec<&str> = options.zones.iter().map(ZoneName::as_str).collect();
-        command.args(["--zones", &zones.join(",")]);
+        arguments.extend(["--zones".to_owned(), zones.join(",")]);
     }
     if options.leave_running {
-        command.arg("--leave-running");
+        arguments.push("--leave-running".to_owned());
     }
-    use std::os::unix::process::CommandExt as _;
-    let error_log = log.try_clone().context("share the log")?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(error_log)
-        .process_group(0)
-        .spawn()
-        .context("start `up` in the background")?;
+    let mut child = start_in_background(data.root(), &arguments)?;
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait().context("look at `up`")? {
             return Err(Failure::new(format!("`up` ended at once ({status})"))
-                .remedy(format!("look into {}", data.path("up.log").display())));
+                .remedy(format!("look into {}", up_log(data.root()).display())));
         }
         if is_ready(data)? {
             introduce(data, &data.config()?, &read_layout(data)?)?;
-            line(&format!("it runs in the background (process {}); `steadfast down` ends it", child.id()))?;
+            let process = child.id().map(|id| format!(" (process {id})")).unwrap_or_default();
+            line(&format!("it runs in the background{process}; `steadfast down` ends it"))?;
             return Ok(Exit::Done);
         }
         if begun.elapsed() > READY_PATIENCE {
             return Err(Failure::new(format!("not up after {READY_PATIENCE:?}"))
-                .remedy(format!("look into {}; it is still being tried", data.path("up.log").display())));
+                .remedy(format!("look into {}; it is still being tried", up_log(data.root()).display())));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Where an `up` in the background says what it does.
+pub(crate) fn up_log(folder: &Path) -> PathBuf {
+    folder.join("up.log")
+}
+
+/// `up` on a folder, out of reach of the terminal's Ctrl-C.
+pub(crate) fn start_in_background(folder: &Path, arguments: &[String]) -> Result<Child> {
+    let log = up_log(folder);
+    let output = open_log(&log)?;
+    let errors = output.try_clone().context("share the log")?;
+    Command::new(std::env::current_exe().context("find this program")?)
+        .arg("up")
+        .arg("--data")
+        .arg(folder)
+        .arg("--log-file")
+        .arg(log)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .context("start `up` in the background")
 }

@@ -1,13 +1,12 @@
 //! The cluster of the demonstration: one that runs already, or one of its own that goes with it.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use steadfast_api::client::Client;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::step;
 use crate::cli::{Global, RemoteOptions};
@@ -63,7 +62,7 @@ impl Cluster {
             Some(Ok((data, config, client))) => Ok(Some(Cluster { data, config, client, child, temporary })),
             Some(Err(failure)) => {
                 stop_up(child).await?;
-                Err(failure.remedy(format!("look into {}", folder.join("up.log").display())))
+                Err(failure.remedy(format!("look into {}", up::up_log(&folder).display())))
             }
             None => {
                 stop_up(child).await?;
@@ -137,27 +136,11 @@ fn temporary_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn start_up(folder: &PathBuf) -> Result<Child> {
+fn start_up(folder: &Path) -> Result<Child> {
     std::fs::create_dir_all(folder).context(format!("make {}", folder.display()))?;
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(folder.join("up.log"))
-        .context("open the log of `up`")?;
-    let error_log = log.try_clone().context("share the log")?;
-    Command::new(std::env::current_exe().context("find this program")?)
-        .arg("up")
-        .arg("--data")
-        .arg(folder)
-        .args(["--nodes", "3", "--dns", &dns_address()?.to_string()])
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(error_log)
-        // Ctrl-C reaches the demonstration, which ends the cluster in order.
-        .process_group(0)
-        .spawn()
-        .context("start `steadfast up`")
+    let arguments = ["--nodes", "3", "--dns", &dns_address()?.to_string()].map(str::to_owned);
+    // Ctrl-C reaches the demonstration, which ends the cluster in order.
+    up::start_in_background(folder, &arguments)
 }
 
 /// The usual address, unless another cluster answers there.

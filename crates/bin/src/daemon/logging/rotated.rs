@@ -12,13 +12,13 @@ pub(crate) const KEPT: u32 = 4;
 
 /// Standard error, which goes to a file.
 #[derive(Debug)]
-pub(super) struct RotatedError {
+pub(crate) struct RotatedError {
     path: PathBuf,
     most_bytes: u64,
 }
 
 impl RotatedError {
-    pub(super) fn new(path: PathBuf, most_bytes: u64) -> Self {
+    pub(crate) fn new(path: PathBuf, most_bytes: u64) -> Self {
         RotatedError { path, most_bytes }
     }
 
