@@ -131,6 +131,17 @@ impl Drop for Folder {
 }
 
 #[test]
+fn what_is_said_to_be_up_can_be_used() {
+    let folder = Folder(tempfile::Builder::new().prefix("sf").tempdir().unwrap());
+    let data = folder.0.path();
+    let dns = free_dns().to_string();
+    expect(&run(data, &["up", "--detach", "--nodes", "4", "--servers", "2", "--dns", &dns]), 0);
+    // A service that is made now shall find every node.
+    let nodes = out(&run(data, &["node", "list"]));
+    assert_eq!(nodes.matches("Ready").count(), 4, "{nodes}");
+}
+
+#[test]
 fn the_log_of_an_up_in_the_background_is_begun_anew_when_it_is_full() {
     let folder = Folder(tempfile::Builder::new().prefix("sf").tempdir().unwrap());
     let data = folder.0.path();

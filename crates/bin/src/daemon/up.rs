@@ -5,6 +5,7 @@
 
 mod layout;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use steadfast_core::ids::{NodeName, ZoneName};
+use steadfast_core::model::NodeHealth;
 use steadfast_lock::Lock;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -21,10 +23,11 @@ use self::layout::{Layout, NodeEntry, ServerEntry, is_own, lay_out, read_layout}
 use super::Signals;
 use super::logging::rotated::{self, RotatedError};
 use super::supervise::{Supervised, open_log, send_away};
+use crate::cli::{Global, RemoteOptions};
 use crate::config::ClusterConfig;
 use crate::data_dir::{DataDir, Endpoint};
 use crate::exit::{Context as _, Exit, Failure, Result};
-use crate::output::{Tone, line, note, note_into, paint};
+use crate::output::{Format, Tone, line, note, note_into, paint};
 
 /// What `up` shall run.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -237,22 +240,17 @@ fn agent_child(data: &DataDir, entry: &NodeEntry, layout: &Layout) -> Supervised
 }
 
 /// Whether everything that `up` shall run does, in a folder that may not be prepared yet.
-pub(crate) fn is_ready(data: &DataDir) -> Result<bool> {
+pub(crate) async fn is_ready(data: &DataDir) -> Result<bool> {
     let held = steadfast_lock::is_held(&data.path("up.lock")).context("look for the running `up`")?;
     let layout = if held { read_layout(data)? } else { Layout::default() };
-    Ok(!layout.nodes.is_empty() && missing(data, &layout)?.is_empty())
+    Ok(!layout.nodes.is_empty() && missing(data, &layout).await?.is_empty())
 }
 
-/// How many nodes of `up` shall live.
-pub(crate) fn living_nodes(data: &DataDir) -> Result<usize> {
-    Ok(read_layout(data)?.nodes.iter().filter(|entry| !data.down_mark(&entry.node).exists()).count())
-}
-
-/// Waits until every server listens and every node that shall live has its agent.
+/// Waits until every server listens and takes every node that shall live for ready.
 async fn until_ready(data: &DataDir, layout: &Layout) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let missing = missing(data, layout)?;
+        let missing = missing(data, layout).await?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -267,7 +265,7 @@ async fn until_ready(data: &DataDir, layout: &Layout) -> Result<()> {
     }
 }
 
-fn missing(data: &DataDir, layout: &Layout) -> Result<Vec<String>> {
+async fn missing(data: &DataDir, layout: &Layout) -> Result<Vec<String>> {
     let held = |lock: &Path| steadfast_lock::is_held(lock).context(format!("look at {}", lock.display()));
     let endpoints = data.endpoints()?;
     let mut missing = Vec::new();
@@ -277,12 +275,36 @@ fn missing(data: &DataDir, layout: &Layout) -> Result<Vec<String>> {
             missing.push(server.id.to_string());
         }
     }
-    for NodeEntry { node, .. } in &layout.nodes {
-        if !data.down_mark(node).exists() && !held(&agent_lock(data, node))? {
+    let living =
+        || layout.nodes.iter().map(|entry| &entry.node).filter(|node| !data.down_mark(node).exists());
+    for node in living() {
+        if !held(&agent_lock(data, node))? {
             missing.push(node.to_string());
         }
     }
+    if missing.is_empty() {
+        // Whoever is told that it is up makes a service, whose members would all go where a server has seen a node.
+        for (id, Endpoint { url, .. }) in endpoints {
+            if layout.servers.iter().any(|server| server.id == id) {
+                let seen = ready_nodes(data, url).await;
+                missing.extend(
+                    living().filter(|node| !seen.contains(node)).map(|node| format!("{node} at {id}")),
+                );
+            }
+        }
+    }
     Ok(missing)
+}
+
+/// The nodes that a server takes for ready; one that does not answer, none.
+async fn ready_nodes(data: &DataDir, server: String) -> BTreeSet<NodeName> {
+    let remote = RemoteOptions { server: vec![server], ..RemoteOptions::default() };
+    let global = Global { data: Some(data.root().to_owned()), output: Format::default(), remote };
+    let nodes = match global.client() {
+        Ok(client) => client.nodes().await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    nodes.into_iter().filter(|node| node.health == NodeHealth::Ready).map(|node| node.name).collect()
 }
 
 fn introduce(data: &DataDir, config: &ClusterConfig, layout: &Layout) -> Result<()> {
@@ -365,7 +387,7 @@ async fn detach(data: &DataDir, options: &UpOptions) -> Result<Exit> {
             return Err(Failure::new(format!("`up` ended at once ({status})"))
                 .remedy(format!("look into {}", up_log(data.root()).display())));
         }
-        if is_ready(data)? {
+        if is_ready(data).await? {
             introduce(data, &data.config()?, &read_layout(data)?)?;
             let process = child.id().map(|id| format!(" (process {id})")).unwrap_or_default();
             line(&format!("it runs in the background{process}; `steadfast down` ends it"))?;

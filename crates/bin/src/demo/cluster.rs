@@ -163,14 +163,9 @@ async fn ready(global: &Global, child: &mut Option<Child>) -> Result<(DataDir, C
             return Err(Failure::new(format!("`up` ended at once ({status})")));
         }
         let data = DataDir::locate(global.data.as_deref())?;
-        if up::is_ready(&data)? {
+        if up::is_ready(&data).await? {
             let (config, client) = (data.config()?, global.client()?);
-            // The nodes are seen a moment after their agents have begun.
-            if let Ok(nodes) = client.nodes().await
-                && nodes.len() >= up::living_nodes(&data)?
-            {
-                return Ok((data, config, client));
-            }
+            return Ok((data, config, client));
         }
         if begun.elapsed() > PATIENCE {
             return Err(Failure::new(format!("the cluster is not ready after {PATIENCE:?}")));
