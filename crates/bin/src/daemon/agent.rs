@@ -21,7 +21,7 @@ use steadfast_core::ids::{MemberName, NodeName, ServiceId, ZoneName};
 use steadfast_core::metadata::MetadataCapabilities;
 
 use super::wiring::Wiring;
-use super::{Signals, engine_source, logging};
+use super::{Signals, engine_source, logging, tasks};
 use crate::cli::{Global, check_secrecy, read_token};
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Exit, Failure, Result};
@@ -61,7 +61,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     options.logging.start();
     let data = DataDir::locate(global.data.as_deref())?;
     let config = data.config()?;
-    let environment = Environment::system(crate::data_dir::random()?);
+    let (environment, mut panics) = tasks::environment()?;
     let folder = PathBuf::from("nodes").join(options.node.as_str());
     data.check_passable()?;
     data.make_passable(&folder)?;
@@ -120,6 +120,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     let mut signals = Signals::new()?;
     tokio::select! {
         ended = &mut run => ended?,
+        failure = panics.first() => return Err(failure),
         () = signals.any() => {
             tracing::info!("stopping; the engines go on");
             tasks.request_stop();

@@ -38,7 +38,7 @@ use self::clients::StoredClients;
 use self::logs::KeptLogs;
 use super::addresses::Addresses;
 use super::wiring::Wiring;
-use super::{Signals, logging};
+use super::{Signals, logging, tasks};
 use crate::cli::Global;
 use crate::config::ClusterConfig;
 use crate::data_dir::{DataDir, Endpoint};
@@ -98,7 +98,7 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
     }
     let acceptor = listen::tls(options.tls_cert.as_deref(), options.tls_key.as_deref())?;
     let listener = options.listen.bind(acceptor).await?;
-    let environment = Environment::system(crate::data_dir::random()?);
+    let (environment, mut panics) = tasks::environment()?;
     let principals = Arc::new(tokens::table(&data, options.tokens.as_deref())?);
 
     let url = options.advertise.clone().unwrap_or_else(|| listener.url().to_owned());
@@ -127,6 +127,7 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
     tokio::pin!(api);
     tokio::select! {
         ended = &mut api => ended.context("serve the API")?,
+        failure = panics.first() => return Err(failure),
         () = signals.any() => {
             tracing::info!("stopping");
             environment.tasks().request_stop();
