@@ -73,7 +73,8 @@ struct State {
     facts_changed: u64,
     /// Which service each member that a node reports belongs to.
     services: BTreeMap<MemberName, ServiceName>,
-    /// Of a group's leader: the term by record, the one under which it is seen to lead, and since when both are so.
+    /// Of a group's leader: the term by record, the one under which it is seen to lead, and since when both are so. One
+    /// that is back and leads under an earlier term is given the time to hear of this one, as if it had just been chosen.
     leaders: BTreeMap<(ServiceId, GroupName), (RoleTerm, Option<RoleTerm>, Moment)>,
     /// Immutable, so kept.
     revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,

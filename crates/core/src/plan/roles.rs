@@ -140,15 +140,11 @@ pub(super) fn change(
     })
 }
 
-/// Whether the leader runs and answers, and does not lead yet: it has won an election, or goes on after a handover that
-/// came to nothing and has not heard of it. (The winner has answered under this very term in the election, so the term
-/// tells nothing.)
+/// Whether the winner of an election runs and answers, and does not lead yet. (It has answered under this very term
+/// in the election, so the term tells nothing.)
 fn takes_over(role: &RoleState, status: Option<&MemberStatus>) -> bool {
     role.previous.is_some()
-        && status.is_some_and(|status| {
-            let follows = status.incarnation.is_some() && status.role == Role::Replica;
-            follows || status.leads_under().is_some_and(|term| term < role.term)
-        })
+        && status.is_some_and(|status| status.incarnation.is_some() && status.role == Role::Replica)
 }
 
 fn confirm_first(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut Plan) {
@@ -361,9 +357,6 @@ mod tests {
         );
         assert!(!takes_over(&elected, Some(&status(true, Role::Unknown))), "it does not answer");
         assert!(!takes_over(&elected, None));
-        let serves =
-            |term| MemberStatus { ready: true, role_term: RoleTerm(term), ..status(true, Role::Primary) };
-        assert!(takes_over(&elected, Some(&serves(2))), "it serves, and has not heard of this term");
         assert!(!takes_over(&role(None), Some(&status(true, Role::Replica))), "it is the first");
     }
 }
