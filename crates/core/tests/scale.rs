@@ -128,6 +128,22 @@ async fn a_restart_does_not_wait_for_a_member_that_has_left() {
     assert_eq!(ended.state, OperationState::Succeeded);
 }
 
+/// A change of the members goes on, whatever became of the operation that asked for it.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_is_asked_for_while_a_member_leaves_ends_without_it() {
+    let (mut world, server) = served("plain", 3).await;
+    to(&server, 2).await;
+    let stop = server.stop(&orders(), Guard::default()).await.unwrap();
+    assert_eq!(world.finish(&server, &stop.id).await.unwrap().state, OperationState::Succeeded);
+    let start = server.start(&orders(), Guard::default()).await.unwrap();
+    assert_eq!(world.finish(&server, &start.id).await.unwrap().state, OperationState::Succeeded);
+    assert!(group(&server).await.change.is_some(), "nobody is leaving");
+    let restart = server.restart(&orders(), Guard::default()).await.unwrap();
+    assert!(restart.targets.contains_key(&member(2)));
+    assert_eq!(world.finish(&server, &restart.id).await.unwrap().state, OperationState::Succeeded);
+    assert_eq!(running(&world), [0, 1]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_member_that_has_not_caught_up_does_not_count() {
     let (mut world, server) = served("quorum", 3).await;

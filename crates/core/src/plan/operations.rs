@@ -3,7 +3,7 @@
 use super::roles::leads;
 use super::rolling::{Standing, standing};
 use super::{Action, Facts, MemberFacts, Plan, handover, members, membership, names};
-use crate::model::{Goal, Operation, OperationKind, OperationState, Reason, Step, StepState};
+use crate::model::{Goal, MemberPhase, Operation, OperationKind, OperationState, Reason, Step, StepState};
 
 /// How far the running operation is, recorded if that has changed.
 pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
@@ -75,6 +75,10 @@ fn steps(facts: &Facts, operation: &Operation, outcome: Option<(bool, bool)>) ->
         OperationKind::Restart => operation
             .targets
             .iter()
+            // One that has left meanwhile has nothing to begin anew.
+            .filter(|(name, _)| {
+                facts.members.get(*name).is_none_or(|member| member.record.phase != MemberPhase::Removed)
+            })
             .map(|(name, target)| {
                 let member = facts.members.get(name);
                 step(
