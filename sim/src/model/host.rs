@@ -212,6 +212,9 @@ impl Cloud {
             // Whoever sent it may hear of it still.
             self.client_write(now, node, &member, &life, write).ok();
         }
+        if !paused {
+            self.vote_again(now, node);
+        }
     }
 
     /// An agent takes a node: the life of what runs there goes on; without anything a new one begins.

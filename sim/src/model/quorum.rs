@@ -73,6 +73,14 @@ impl Cloud {
         }
     }
 
+    /// The members on a machine that stood still take part in elections again.
+    pub(super) fn vote_again(&mut self, now: Time, node: &NodeName) {
+        let there =
+            self.hosts.engines().filter(|(at, _, _, engine)| *at == node && engine.launch.quorum.is_some());
+        let launches: Vec<Launch> = there.map(|(.., engine)| engine.launch.clone()).collect();
+        launches.iter().for_each(|launch| self.after_loss(now, launch));
+    }
+
     pub(super) fn promoted(&mut self, now: Time, node: &NodeName, member: &MemberName, life: &Incarnation) {
         let same = self.is_life(node, member, life);
         let service = self.hosts.engine(node, member).map(|engine| engine.launch.service.clone());
