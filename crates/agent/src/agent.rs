@@ -23,7 +23,7 @@ use steadfast_core::store::Store;
 use steadfast_core::workflow::claim::Claimant;
 use tokio::sync::Notify;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, AgentTimers};
 use crate::guards::Guards;
 use crate::host::NodeHost;
 use crate::member::MemberTask;
@@ -88,10 +88,11 @@ struct Said {
 }
 
 impl Said {
-    /// Whether it is still worth telling: that an engine serves is not, once it was not looked at for too long. Its task
-    /// may be waiting for a store or a disk that does not answer.
-    fn holds(&self, now: Moment, lease: Duration) -> bool {
-        !self.status.ready || self.seen.is_some_and(|seen| now.since(seen) < lease / 2)
+    /// Whether it is still worth telling: that an engine serves is not, once it was not looked at for half a lease, or
+    /// three looks where those are longer. Its task may be waiting for a store or a disk that does not answer.
+    fn holds(&self, now: Moment, timers: &AgentTimers) -> bool {
+        let worth = (timers.lease / 2).max(timers.look * 3);
+        !self.status.ready || self.seen.is_some_and(|seen| now.since(seen) < worth)
     }
 }
 
@@ -345,11 +346,15 @@ mod tests {
     /// A member's task that waits for the store sees nothing of the engine's end, and the lease is renewed all the same.
     #[test]
     fn that_an_engine_serves_is_told_only_while_it_is_looked_at() {
-        let lease = Duration::from_secs(6);
+        let timers = AgentTimers { lease: Duration::from_secs(8), ..AgentTimers::default() };
         let serves = said(true, Some(at(10_000)));
-        assert!(serves.holds(at(12_999), lease));
-        assert!(!serves.holds(at(13_000), lease));
-        assert!(!said(true, None).holds(at(0), lease), "nobody has looked");
-        assert!(said(false, None).holds(at(99_000), lease), "that it does not serve is no promise");
+        assert!(serves.holds(at(13_999), &timers));
+        assert!(!serves.holds(at(14_000), &timers));
+        assert!(!said(true, None).holds(at(0), &timers), "nobody has looked");
+        assert!(said(false, None).holds(at(99_000), &timers), "that it does not serve is no promise");
+        // A short lease does not ask for more looks than there are.
+        let short = AgentTimers { lease: Duration::from_secs(3), ..timers };
+        assert!(serves.holds(at(12_999), &short));
+        assert!(!serves.holds(at(13_000), &short));
     }
 }

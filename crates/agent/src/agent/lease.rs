@@ -91,9 +91,9 @@ impl Node {
     }
 
     fn what_holds(&self) -> BTreeMap<MemberName, MemberStatus> {
-        let (now, lease) = (self.parts.env.clock().monotonic(), self.parts.config.timers.lease);
+        let (now, timers) = (self.parts.env.clock().monotonic(), &self.parts.config.timers);
         let statuses = lock(&self.statuses);
-        let holding = statuses.iter().filter(|(_, said)| said.holds(now, lease));
+        let holding = statuses.iter().filter(|(_, said)| said.holds(now, timers));
         holding.map(|(member, said)| (member.clone(), said.status.clone())).collect()
     }
 
