@@ -325,14 +325,19 @@ impl MemberTask {
             }
             GuardState::Orphans => Process::Orphans,
             GuardState::Absent(exit) => {
+                let lived = self.live.as_ref().map(|live| live.incarnation.clone());
+                let lived = lived.filter(|_| self.status.phase != MemberPhase::Stopping);
                 self.gone();
                 // Nobody waits for the store to hear that it serves no more.
                 self.publish();
-                if let Some(exit) = exit
-                    && self.exit_seen.as_ref() != Some(&exit.incarnation)
-                {
-                    self.exit_seen = Some(exit.incarnation.clone());
-                    self.note_exit(&exit).await;
+                let told = exit.filter(|exit| self.exit_seen.as_ref() != Some(&exit.incarnation));
+                match (told, lived) {
+                    (Some(exit), _) => {
+                        self.exit_seen = Some(exit.incarnation.clone());
+                        self.note_exit(&exit).await;
+                    }
+                    (None, Some(lived)) => self.note_untold_end(&lived).await,
+                    (None, None) => {}
                 }
                 Process::None
             }

@@ -20,6 +20,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use steadfast_backends::embedded::keys::FileKeyProvider;
 use steadfast_core::ids::{ClusterName, NodeName, ServerId};
 
 use crate::config::ClusterConfig;
@@ -148,6 +149,24 @@ impl DataDir {
     /// Whether the cluster has kept its records in this folder.
     pub(crate) fn has_own_store(&self) -> bool {
         self.path("store/store.redb").exists()
+    }
+
+    /// The key that seals the cluster's secrets. It is made only while there are no records, and has to be opened before
+    /// the store is: then a server that finds records and no key knows that the key was lost, and not that another
+    /// server is about to make it.
+    pub(crate) fn sealing_key(&self, config: &ClusterConfig) -> Result<FileKeyProvider> {
+        let has_records = config.store.is_some() || self.has_own_store();
+        let file = self.path("key");
+        if has_records && !file.try_exists().map_err(|error| unusable(&file, &error))? {
+            return Err(Failure::new(format!(
+                "{} is missing: the secrets of cluster {} are sealed with it, and a new one would not open them",
+                file.display(),
+                config.cluster
+            ))
+            .remedy("put it back from a backup, or from the data folder of another machine of this cluster (mode 600)")
+            .exit(Exit::NotFound));
+        }
+        Ok(FileKeyProvider::open_or_create(&file)?)
     }
 
     /// A server's folder.

@@ -135,6 +135,9 @@ fn records_stay_where_they_are_and_with_the_folder_they_are_of() {
     refused(first.data(), &["--id", "server-9", "--store", &elsewhere], 64, &["do not move", "/lab"]);
     let second = tempfile::tempdir().unwrap();
     refused(second.path(), &["--store", &store], 6, &["another data folder", "prefix"]);
+    let third = tempfile::tempdir().unwrap();
+    fs::copy(first.data().join("cluster.json"), third.path().join("cluster.json")).unwrap();
+    refused(third.path(), &["--id", "server-9"], 5, &["key is missing", "another machine of this cluster"]);
 
     // How far etcd has come is written down, so that an older one is not taken for it.
     let revision = first.data().join("store/etcd-revision");

@@ -244,6 +244,22 @@ fn as_server<T>(
 }
 
 #[test]
+fn a_key_that_was_lost_is_not_made_anew() {
+    let folder = prepared();
+    let data = folder.path();
+    drop(Daemon::serve(data, "server-1", &[]));
+    let (key, kept) = (data.join("key"), data.join("key.kept"));
+    fs::rename(&key, &kept).unwrap();
+    let refused = run(data, &["serve", "--id", "server-1", "--listen", "127.0.0.1:0"]);
+    expect(&refused, 5);
+    let said = err(&refused);
+    assert!(said.contains("key is missing") && said.contains("put it back"), "{said}");
+    assert!(!key.exists(), "another key would be taken for the one that is missed");
+    fs::rename(&kept, &key).unwrap();
+    drop(Daemon::serve(data, "server-1", &[]));
+}
+
+#[test]
 fn what_dead_requests_left_of_addresses_is_given_back_by_the_next_owner() {
     let folder = prepared();
     let data = folder.path();

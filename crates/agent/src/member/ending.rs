@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast_core::ids::RoleTerm;
+use steadfast_core::ids::{Incarnation, RoleTerm};
 use steadfast_core::model::{MemberPhase, MemberStatus, Reason, Role};
 use steadfast_core::workflow::claim::ClaimProgress;
 
@@ -55,6 +55,15 @@ impl MemberTask {
         if let Some(reason) = event {
             self.record(MemberPhase::Starting, Some((reason, text))).await;
         }
+    }
+
+    /// A guard that lived has left no word of its end: it was killed, and its engine with it.
+    pub(super) async fn note_untold_end(&mut self, lived: &Incarnation) {
+        let now = self.now();
+        let timers = self.parts().config.timers;
+        self.restarts.ended(now, &timers);
+        let text = format!("the guard of {lived} was killed, and its engine with it");
+        self.record(MemberPhase::Starting, Some((Reason::EngineExited, text))).await;
     }
 
     /// Kills guard and engine; gives how long to wait before the next pass.

@@ -103,8 +103,9 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
 
     let url = options.advertise.clone().unwrap_or_else(|| listener.url().to_owned());
     let stake = || ownership::Stake::new(&data, &config, &options.id, &url, authorities, environment.clone());
-    let (db, stake) = options.store.open(&data, &config, &environment, stake).await?;
-    let server = Server::new(&data, &config, &options.id, &environment, &db)?;
+    let key = data.sealing_key(&config)?;
+    let (db, stake) = options.store.open(&data, &config, &key, &environment, stake).await?;
+    let server = Server::new(&data, &config, &options.id, &environment, &db, key)?;
     if let Some(stake) = stake {
         stake.watch(db.clone());
     }
@@ -195,13 +196,13 @@ impl Server {
         id: &ServerId,
         environment: &Environment,
         db: &SwitchDb,
+        key: FileKeyProvider,
     ) -> Result<Self> {
         let Wiring { store, backends, registry, addresses, counters } =
             Wiring::new(data, config, Arc::new(db.clone()), None, environment)?;
         let settings =
             ControllerConfig { lease: Duration::from_millis(config.server_lease_ms), ..Default::default() };
         let controller = Controller::new(environment.clone(), store.clone(), backends, id.clone(), settings);
-        let keys = Arc::new(FileKeyProvider::open_or_create(&data.path("key"))?);
         let catalog = Arc::new(Catalog::embedded());
         let control = Control::new(
             environment.clone(),
@@ -209,7 +210,7 @@ impl Server {
             controller.clone(),
             catalog.clone(),
             Arc::new(StoredClients),
-            keys,
+            Arc::new(key),
         );
         let metrics =
             Arc::new(metrics::Metrics::new(config.cluster.clone(), control.clone(), db.clone(), counters));

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use steadfast_backends::embedded::keys::FileKeyProvider;
 use steadfast_backends::remote::SwitchDb;
 use steadfast_core::Environment;
 
@@ -59,6 +60,7 @@ impl StoreOptions {
         &self,
         data: &DataDir,
         config: &ClusterConfig,
+        key: &FileKeyProvider,
         environment: &Environment,
         stake: impl FnOnce() -> Result<Stake>,
     ) -> Result<(SwitchDb, Option<Stake>)> {
@@ -66,7 +68,7 @@ impl StoreOptions {
             let stake = stake()?;
             return Ok((stake.first().await?, Some(stake)));
         };
-        let db = shared::open(self, &location, data, config, environment).await?;
+        let db = shared::open(self, &location, data, config, key, environment).await?;
         // Written down once it is known to be right: for the other servers, and for the next time.
         if config.store.as_ref() != Some(&location) {
             DataDir::prepare(Some(data.root()), |config| config.store = Some(location))?;
@@ -165,13 +167,14 @@ mod shared {
         location: &str,
         data: &DataDir,
         config: &ClusterConfig,
+        key: &FileKeyProvider,
         environment: &Environment,
     ) -> Result<SwitchDb> {
         let location = parse(location)?;
         let etcd = EtcdOptions { at_least: revision(data)?, ..options.etcd(location.clone())? };
         let db = EtcdDb::connect(environment.clone(), etcd).await;
         let db = db.map_err(|error| refused(&location, data, &error))?;
-        belongs(Arc::new(db.clone()), data, config, environment).await?;
+        belongs(Arc::new(db.clone()), data, config, key, environment).await?;
         keep_revision(data.clone(), db.clone(), environment);
         tracing::info!(store = %location, "the records are in etcd");
         Ok(SwitchDb::local(Arc::new(db)))
@@ -206,12 +209,12 @@ mod shared {
         db: Arc<dyn MetadataDb>,
         data: &DataDir,
         config: &ClusterConfig,
+        sealing: &FileKeyProvider,
         environment: &Environment,
     ) -> Result<()> {
         let prefix = Key::new([PREFIX, config.cluster.as_str()]).context("name the cluster's records")?;
         let records = Records::new(db, environment.entropy().fork("folder"), prefix);
         let key = records.key(["folder"])?;
-        let sealing = FileKeyProvider::open_or_create(&data.path("key"))?;
         let own = FolderRecord { key: sealing.key_id().to_owned() };
         // Of several servers that begin at once one writes it.
         let _race = records.create(&key, &own).await?;
@@ -284,6 +287,7 @@ mod shared {
 
 #[cfg(not(feature = "etcd"))]
 mod shared {
+    use steadfast_backends::embedded::keys::FileKeyProvider;
     use steadfast_backends::remote::SwitchDb;
     use steadfast_core::Environment;
 
@@ -312,6 +316,7 @@ mod shared {
         location: &str,
         _data: &DataDir,
         _config: &ClusterConfig,
+        _key: &FileKeyProvider,
         _environment: &Environment,
     ) -> Result<SwitchDb> {
         Err(missing(location))
