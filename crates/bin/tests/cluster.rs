@@ -112,6 +112,9 @@ fn a_key_that_another_service_file_was_applied_under_is_refused() {
     };
     let first = create("3");
     expect(&first, 0);
+    // Said to those who did not look at the plan, too, and not in the result.
+    assert!(err(&first).contains("warning: 1 ready nodes have redis for 3 members"), "{}", err(&first));
+    assert_eq!(out(&first).lines().count(), 1);
     let another = create("2");
     expect(&another, 1);
     let told = err(&another);

@@ -111,6 +111,12 @@ pub fn a_full_store_refuses_changes_and_the_engines_serve_on(engine: &'static En
             Err(format!("{answer:?}, {again:?}"))
         }
     });
+    until("why names the store before all else", || {
+        let why = stage.cluster.run(["why", &format!("{SERVICE}-0")]);
+        let first = why.out.lines().nth(1).unwrap_or_default();
+        let named = first.contains("StoreUnavailable") && first.contains("no space left");
+        if named { Ok(()) } else { Err(format!("{why:?}")) }
+    });
     stage.writer.goes_on();
     fs::remove_file(filler).unwrap();
     until("changes are taken again", || match stage.cluster.run(["resume", SERVICE]) {

@@ -14,7 +14,7 @@ use super::remote::refused;
 use super::spec::{FileOption, SpecFlags};
 use super::wait::{self, WaitOptions};
 use crate::exit::{Context as _, Exit, Result};
-use crate::output::{self, Format, Tone, note, paint};
+use crate::output::{self, Format, Tone, note, paint, paint_note};
 
 /// Show what applying a service file would do. Exit code 2 says that there are changes
 #[derive(Debug, Clone, clap::Args)]
@@ -162,7 +162,13 @@ pub(super) async fn create(global: &Global, args: &CreateArgs) -> Result<Exit> {
 
 async fn make(global: &Global, spec: &Value, guard: &GuardOptions, wait: &WaitOptions) -> Result<Exit> {
     let client = global.client()?;
+    // Who does not look at the plan first shall read its warnings all the same. What is wrong with the file, `apply`
+    // itself says.
+    let warnings = client.plan(spec).await.map(|report| report.warnings).unwrap_or_default();
     let operation = client.apply(spec, &guard.guard()).await.map_err(refused)?;
+    for warning in warnings {
+        note(&paint_note(Tone::Warn, &format!("warning: {warning}")));
+    }
     begun(global, &client, operation, wait).await
 }
 

@@ -232,6 +232,7 @@ impl Server {
         readiness: ready::Readiness,
     ) -> Parts {
         let (owner, metrics) = (db.clone(), Arc::clone(&self.metrics));
+        let shards = Arc::clone(self.controller.shards());
         Parts {
             cluster: config.cluster.clone(),
             control: self.control.clone(),
@@ -242,7 +243,9 @@ impl Server {
             principals,
             environment: self.environment.clone(),
             metrics: Arc::new(move || metrics.text()),
-            ready: Arc::new(move || readiness.check()),
+            ready: Arc::new(move || {
+                readiness.check().and_then(|()| shards.store_trouble().map_or(Ok(()), Err))
+            }),
             limits: Limits::default(),
         }
     }

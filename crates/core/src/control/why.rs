@@ -21,10 +21,16 @@ impl Control {
         let waits = plan(facts).waits;
         let mut lines = Vec::new();
         let mut next_action = None;
+        // First: with a store that takes no writes, the rest is what it looks like from there.
+        if let Some(trouble) = self.controller.shards().store_trouble() {
+            lines.push(WhyLine { reason: Some(Reason::StoreUnavailable), text: trouble });
+            next_action =
+                Some("let the store take writes again; what waits for it goes on by itself".to_owned());
+        }
         let blocked = member.status.as_ref().and_then(|status| status.blocked.clone());
         if let Some((reason, message)) = &blocked {
             lines.push(WhyLine { reason: Some(reason.clone()), text: message.clone() });
-            next_action = Some(remedy(reason, name));
+            next_action = next_action.or_else(|| Some(remedy(reason, name)));
         }
         for wait in waits.iter().filter(|wait| wait.message.contains(name.as_str()) || blocked.is_none()) {
             lines.push(WhyLine { reason: Some(wait.reason.clone()), text: wait.message.clone() });

@@ -65,6 +65,8 @@ struct State {
     presence: Option<Version>,
     /// Until when that presence counts.
     present_until: Moment,
+    /// Since when it could not be written, and what the store has said last.
+    refused: Option<(Moment, String)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +147,15 @@ impl Shards {
             .collect()
     }
 
+    /// What is the matter with the store, in words for people, if this server could not write its presence: nothing can
+    /// be recorded then, so nothing is moved, and what was recorded last looks old.
+    pub fn store_trouble(&self) -> Option<String> {
+        let state = lock(&self.state);
+        let (since, why) = state.refused.as_ref()?;
+        let seconds = self.env.clock().monotonic().since(*since).as_secs();
+        Some(format!("{} has written nothing for {seconds} s: {why}", self.server))
+    }
+
     /// Renews and takes shares until told to stop, then gives them up in order.
     pub async fn run(&self, until: Shutdown) {
         while !until.is_requested() {
@@ -167,7 +178,9 @@ impl Shards {
     /// # Errors
     /// What the store says.
     pub async fn round(&self) -> Result<()> {
-        self.show_presence().await?;
+        let shown = self.show_presence().await;
+        self.note_shown(&shown);
+        shown?;
         let live = self.live_servers().await?;
         let Some(settled) = self.begin_look(&live) else { return Ok(()) };
         let fair = usize::from(SHARDS).div_ceil(live.len());
@@ -191,6 +204,13 @@ impl Shards {
         state.settled = if in_order && state.live == live { settled.saturating_add(1) } else { 0 };
         state.live = live;
         Ok(())
+    }
+
+    fn note_shown(&self, shown: &Result<()>) {
+        let now = self.env.clock().monotonic();
+        let mut state = lock(&self.state);
+        let since = state.refused.as_ref().map_or(now, |(since, _)| *since);
+        state.refused = shown.as_ref().err().map(|error| (since, error.chain()));
     }
 
     /// For how many looks the leases have been in order, if it is time for another; none: not in this round.
