@@ -9,6 +9,7 @@ mod observe;
 mod reason;
 mod restarts;
 mod voters;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,13 +27,14 @@ use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::Moment;
 
 use crate::agent::{AgentParts, Inbox, Node, Told};
-use crate::guard::{GuardStage, GuardStatus};
+use crate::guard::GuardStatus;
 use crate::guards::GuardState;
 use crate::host::MountedVolume;
 use decide::{Holding, Process, Step, View, Wanted};
 use liveness::Liveness;
 use reason::reason_of;
 use restarts::Restarts;
+use waiting::Slowing;
 
 /// What is recorded of the member and its service.
 #[derive(Debug, Clone)]
@@ -123,7 +125,9 @@ pub(crate) struct MemberTask {
     diverged: bool,
     /// Whether the last try to start it was refused for a reason of its own.
     refused: bool,
-    waits: u32,
+    waits: Slowing,
+    /// The looks in a row that have found its guard at something which ends by itself.
+    guard_looks: Slowing,
 }
 
 impl MemberTask {
@@ -162,7 +166,8 @@ impl MemberTask {
             unhealthy: None,
             diverged: false,
             refused: false,
-            waits: 0,
+            waits: Slowing::default(),
+            guard_looks: Slowing::default(),
         }
     }
 
@@ -201,6 +206,9 @@ impl MemberTask {
         tracing::trace!(member = %self.name, ?step, ?view, "next");
         if step != Step::Observe {
             self.guard = None;
+        }
+        if step != Step::Wait {
+            self.guard_looks.begin_anew();
         }
         let pause = self.take_step(step, &view).await;
         self.status.restarts = self.restarts.count();
@@ -428,44 +436,6 @@ impl MemberTask {
         }
     }
 
-    /// How long to wait, and what for.
-    fn wait(&mut self, view: &View) -> Duration {
-        let timers = self.parts().config.timers;
-        match &view.process {
-            Process::Guarded(GuardStatus { stage: GuardStage::Locking, .. }) => Duration::from_millis(10),
-            Process::Guarded(GuardStatus { stage: GuardStage::Stopping | GuardStage::Killing, .. }) => {
-                Duration::from_millis(20)
-            }
-            Process::Guarded(_) | Process::Orphans => timers.look_closely,
-            Process::Silent(_) => {
-                self.status.ready = false;
-                self.status.blocked = Some((Reason::EngineUnhealthy, "its guard does not answer".to_owned()));
-                timers.look
-            }
-            Process::None if view.wanted == Wanted::Stop => {
-                self.status.phase = MemberPhase::Stopped;
-                self.status.blocked = None;
-                timers.resync
-            }
-            // Nothing is there, and whether anything shall be is not known: whoever hears of it wakes this task.
-            Process::None if view.wanted == Wanted::Unknown => self.growing_pause(),
-            Process::None => {
-                let delay = self.restarts.delay(self.now());
-                self.status.phase = MemberPhase::Starting;
-                if self.restarts.is_loop() && !self.refused {
-                    let text = format!(
-                        "its engine has failed {} times; it is started again in {} s: steadfast logs {}",
-                        self.restarts.count(),
-                        delay.as_secs(),
-                        self.name
-                    );
-                    self.status.blocked = Some((Reason::CrashLoop, text));
-                }
-                delay.clamp(Duration::from_millis(10), timers.look)
-            }
-        }
-    }
-
     /// Records a phase, if it is not recorded already and the member is ours. What cannot be recorded now is
     /// tried again with the next change.
     async fn record(&mut self, phase: MemberPhase, event: Option<(Reason, String)>) {
@@ -486,15 +456,5 @@ impl MemberTask {
 
     fn block_on(&mut self, error: &Error) {
         self.status.blocked = Some((reason_of(error), error.message().to_owned()));
-    }
-
-    /// From quick to slow while nothing changes.
-    fn growing_pause(&mut self) -> Duration {
-        if planted::is(Planted::HotLoop) {
-            return Duration::from_millis(1);
-        }
-        let pause = Duration::from_millis(20).saturating_mul(1 << self.waits.min(6));
-        self.waits = self.waits.saturating_add(1);
-        pause.min(self.parts().config.timers.look)
     }
 }

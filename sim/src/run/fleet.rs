@@ -146,13 +146,17 @@ impl Fleet {
         controller.start();
     }
 
-    /// Starts a node's agent, if the node runs.
+    /// Starts a node's agent, if the node runs; on one that stands still, once it goes on.
     pub fn start_agent(self: &Arc<Self>, node: &NodeName) {
         let found = self.world.look(|state| {
             let host = state.cloud.hosts.get(node).filter(|host| host.running)?;
-            Some((host.clock.clone(), host.zone.clone()))
+            Some((host.clock.clone(), host.zone.clone(), host.paused))
         });
-        let Some((clock, zone)) = found else { return };
+        let Some((clock, zone, paused)) = found else { return };
+        if paused {
+            self.start_agent_later(node.clone());
+            return;
+        }
         let process = self.world.exec().process(format!("agent of {node} at {}", self.world.now()));
         let env = env::environment(self.world.exec(), process, &clock, self.world.seed());
         let actor = format!("agent@{node}");
@@ -196,6 +200,16 @@ impl Fleet {
             world.crash(process);
         };
         self.world.exec().spawn(process, "agent", Box::pin(running));
+    }
+
+    /// Starts a node's agent after the time that a restart takes, unless somebody else has.
+    fn start_agent_later(self: &Arc<Self>, node: NodeName) {
+        let fleet = Arc::clone(self);
+        self.world.exec().at(self.world.now().plus_millis(self.scenario.restart_ms.max(1)), move || {
+            if fleet.agent(&node).is_none() {
+                fleet.start_agent(&node);
+            }
+        });
     }
 
     /// Starts every program of whoever uses the simulator.
@@ -243,11 +257,7 @@ impl Fleet {
                     host.agent = false;
                 }
             });
-            exec.at(again, move || {
-                if fleet.agent(&node).is_none() {
-                    fleet.start_agent(&node);
-                }
-            });
+            fleet.start_agent_later(node);
         } else if let Some(index) = server {
             let actor = format!("server@s{}", index + 1);
             self.world.act(|cloud, now| cloud.truth.note(now, Fact::ProcessDown { actor }));

@@ -58,7 +58,7 @@ impl MemberTask {
     pub(super) async fn bring_up(&mut self) -> Duration {
         match self.try_bring_up().await {
             Ok(()) => {
-                self.waits = 0;
+                self.waits.begin_anew();
                 self.diverged = false;
                 self.refused = false;
                 self.status.blocked = None;
