@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("steadfast-agent", &["steadfast-catalog", "steadfast-lock"]),
     ("steadfast-backend-embedded", &["steadfast-lock"]),
     ("steadfast-backend-etcd", &[]),
-    ("steadfast-backend-linux", &[]),
+    ("steadfast-backend-linux", &["steadfast-lock"]),
     ("steadfast-backend-remote", &["steadfast-api"]),
     ("steadfast-backend-rfc2136", &[]),
     ("steadfast-orchestrator-process", &["steadfast-lock"]),
@@ -45,6 +45,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 const ARROWS_OF_TESTS: &[(&str, &[&str])] = &[
     // The agent is tested over real volumes, names and assignments.
     ("steadfast-agent", &["steadfast-backend-embedded", "steadfast-orchestrator-process"]),
+    // Images of volumes lie in the folders of another provider.
+    ("steadfast-backend-linux", &["steadfast-backend-embedded"]),
 ];
 
 const ALL_BUT_BIN: &[&str] = &[

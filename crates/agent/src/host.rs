@@ -55,11 +55,19 @@ pub struct VolumeFacts {
 pub struct MountedVolume {
     /// Which of the member's volumes.
     pub name: VolumeName,
-    /// Its folder: `lock`, `epoch`, `identity.json`, and the engine's part, `data/`.
+    /// Its folder: `epoch`, `identity.json`, and the engine's part, `data/`.
     pub folder: PathBuf,
+    /// Held locked by whoever uses it.
+    pub lock: PathBuf,
 }
 
 impl MountedVolume {
+    /// A volume in `folder`; its lock is there, too, if its provider has named no other.
+    pub fn new(name: VolumeName, folder: PathBuf, lock: Option<PathBuf>) -> Self {
+        let lock = lock.unwrap_or_else(|| folder.join("lock"));
+        MountedVolume { name, folder, lock }
+    }
+
     /// The engine's part.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
@@ -72,7 +80,7 @@ impl MountedVolume {
 
     /// What a guard needs of it.
     pub fn guarded(&self) -> GuardedVolume {
-        GuardedVolume { lock: self.folder.join("lock"), epoch: self.folder.join("epoch") }
+        GuardedVolume { lock: self.lock.clone(), epoch: self.folder.join("epoch") }
     }
 }
 

@@ -134,7 +134,7 @@ fn host(bench: &Bench) -> LocalHost {
 }
 
 fn job(bench: &Bench, definition: &str) -> PrepareJob {
-    let volume = MountedVolume { name: "data".parse().unwrap(), folder: bench.volume() };
+    let volume = MountedVolume::new("data".parse().unwrap(), bench.volume(), None);
     let me = Peer { name: bench.member.clone(), ordinal: 0, host: "orders-0.test".to_owned(), address: None };
     let context = EngineContext {
         cluster: "test".parse().unwrap(),

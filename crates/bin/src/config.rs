@@ -50,6 +50,29 @@ pub(crate) struct ClusterConfig {
     /// The folder with the volumes, if they are not in the data folder: one that every machine of the cluster mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shared_volumes: Option<PathBuf>,
+    /// What the volumes in that folder are.
+    #[serde(default, skip_serializing_if = "VolumeKind::is_folder")]
+    pub(crate) volume_kind: VolumeKind,
+}
+
+/// What a volume in the shared folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum VolumeKind {
+    /// A folder, which takes as much room as there is.
+    #[default]
+    Folder,
+    /// An image of ext4, of the volume's size, mounted where its member is.
+    Ext4,
+    /// The same of XFS: at least 300 MiB.
+    Xfs,
+}
+
+impl VolumeKind {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls is given a reference")]
+    fn is_folder(&self) -> bool {
+        *self == VolumeKind::Folder
+    }
 }
 
 /// The members' addresses on a network.
@@ -106,6 +129,7 @@ impl ClusterConfig {
             names: None,
             network: None,
             shared_volumes: None,
+            volume_kind: VolumeKind::Folder,
         })
     }
 

@@ -10,6 +10,7 @@ mod shared_volumes;
 pub(crate) mod supervise;
 mod tasks;
 pub(crate) mod up;
+mod volumes;
 mod wiring;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -93,9 +93,10 @@ fn enter() -> Result<()> {
         write("/proc/self/uid_map", format!("{user} {user} 1\n"))?;
         write("/proc/self/gid_map", format!("{group} {group} 1\n"))?;
     }
-    // What is mounted here stays here.
+    // What is mounted here stays here; what is unmounted elsewhere does not, or a volume could not be detached for as
+    // long as this runs.
     let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(forbidden)
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).map_err(forbidden)
 }
 
 fn forbidden(error: impl std::fmt::Display) -> Failure {

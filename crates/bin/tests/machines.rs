@@ -102,27 +102,17 @@ impl Lab {
         self.start(at, command);
     }
 
-    /// Three machines of a cluster, from nothing, as its documentation says.
-    fn up(&mut self) {
+    /// Three machines of a cluster, from nothing, as its documentation says; the first server is told `more`.
+    fn up(&mut self, more: &[&str]) {
         for at in 0..COUNT {
             self.start_etcd(at);
         }
         let hosts: Vec<String> = (0..COUNT).map(|at| format!("{}:2379", Network::address(at))).collect();
         let store = format!("etcd://{}/lab", hosts.join(","));
         let shared = self.shared();
-        self.serve(
-            0,
-            &[
-                "--store",
-                &store,
-                "--interface",
-                "eth0",
-                "--addresses",
-                "10.77.0.100-10.77.0.119",
-                "--shared-volumes",
-                shared.to_str().unwrap(),
-            ],
-        );
+        let network = ["--interface", "eth0", "--addresses", "10.77.0.100-10.77.0.119"];
+        let stored = ["--store", &store, "--shared-volumes", shared.to_str().unwrap()];
+        self.serve(0, &[&stored, &network, more].concat());
         for at in 1..COUNT {
             fs::create_dir(self.data(at)).unwrap();
             for file in ["cluster.json", "key"] {
@@ -155,8 +145,12 @@ impl Lab {
 
     /// Makes a service of one Redis, and waits for it; gives the machine that it is on, and its address.
     fn create(&self, name: &str) -> (u8, String) {
+        self.create_as(name, SERVICE)
+    }
+
+    fn create_as(&self, name: &str, service: &str) -> (u8, String) {
         let file = self.folder.path().join("service.toml");
-        fs::write(&file, SERVICE.replace("NAME", name)).unwrap();
+        fs::write(&file, service.replace("NAME", name)).unwrap();
         expect(&self.cli(0, &["apply", "-f", file.to_str().unwrap(), "--wait"]), 0);
         eventually("the service is healthy", || self.serving(0, name))
     }
@@ -179,6 +173,19 @@ impl Lab {
     fn processes(&self, at: u8, service: &str) -> BTreeSet<i32> {
         let guard = format!("nodes/{}/guards/{service}-0/lock", node(at));
         steadfast_lock::holders(&self.data(at).join(guard)).unwrap()
+    }
+
+    /// How many volumes the machines have mounted, those that have any.
+    fn mounted(&self) -> Vec<(u8, usize)> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let counted = (0..COUNT).map(|at| (at, table.matches(self.data(at).to_str().unwrap()).count()));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// How many loop devices have a file of the shared folder.
+    fn loops(&self) -> usize {
+        let listed = Command::new("losetup").args(["--list", "--noheadings"]).output().unwrap();
+        out(&listed).matches(self.shared().to_str().unwrap()).count()
     }
 
     /// Has the etcd member of a machine lead the others.
@@ -229,6 +236,12 @@ impl Drop for Lab {
                 kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
             }
         }
+        for at in 0..COUNT {
+            let mounts = self.data(at).join("nodes").join(node(at)).join("volumes");
+            for mount in fs::read_dir(mounts).into_iter().flatten().flatten() {
+                Command::new("umount").arg("-l").arg(mount.path()).stderr(Stdio::null()).status().ok();
+            }
+        }
     }
 }
 
@@ -244,7 +257,7 @@ fn a_member_comes_back_on_another_machine_when_its_own_is_cut_off() {
         return;
     }
     let mut lab = Lab::new();
-    lab.up();
+    lab.up(&[]);
     let (first, address) = lab.create("cache");
     assert!(address.starts_with("10.77.0.1"), "{address}");
     assert!(lab.machine(first).has(&address));
@@ -289,6 +302,44 @@ fn a_member_comes_back_on_another_machine_when_its_own_is_cut_off() {
     assert_eq!(lab.serving(first, "cache"), Some((second.0, address)));
 }
 
+/// A volume of a size is mounted where its member is, and nowhere else: neither here nor there is anything left of it on
+/// the machine that it has left.
+#[test]
+fn a_volume_of_a_size_moves_with_its_member_and_leaves_no_mount_behind() {
+    let test = "a_volume_of_a_size_moves_with_its_member_and_leaves_no_mount_behind";
+    if !may_make_networks(test) || !has_redis(test) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.up(&["--volume-kind", "ext4"]);
+    let sized = format!("{SERVICE}[[volumes]]\nname = \"data\"\nsize = \"64MiB\"\non_delete = \"delete\"\n");
+    let (first, address) = lab.create_as("cache", &sized);
+    let near = (first + 1) % COUNT;
+    assert_eq!(lab.mounted(), [(first, 1)]);
+    assert_eq!(lab.loops(), 1);
+    eventually("a write", || lab.redis(near, "cache", &["SET", "colour", "green"]));
+
+    lab.network.cut(first);
+    let second = eventually("it serves on another machine", || {
+        lab.serving(near, "cache").filter(|(on, _)| *on != first)
+    });
+    assert_eq!(second.1, address, "its address stays");
+    let read = || eventually("its data is read by its name", || lab.redis(near, "cache", &["GET", "colour"]));
+    assert_eq!(read(), "green");
+    // The old machine hears of nothing, but reaches the folder.
+    eventually("the old mount is gone", || (lab.mounted() == [(second.0, 1)]).then_some(()));
+    eventually("the old loop device is free", || (lab.loops() == 1).then_some(()));
+
+    lab.network.heal(first);
+    eventually("its node is Ready again", || {
+        let nodes = lab.json(near, &["node", "list"])?;
+        nodes["items"].as_array()?.iter().all(|node| node["health"] == "Ready").then_some(())
+    });
+    assert_eq!(read(), "green");
+    expect(&lab.cli(near, &["delete", "cache", "--wait"]), 0);
+    eventually("nothing is mounted", || (lab.mounted().is_empty() && lab.loops() == 0).then_some(()));
+}
+
 #[test]
 fn machines_that_cannot_have_the_members_are_refused_with_what_to_do() {
     if !may_make_networks("machines_that_cannot_have_the_members_are_refused_with_what_to_do") {
@@ -305,6 +356,8 @@ fn machines_that_cannot_have_the_members_are_refused_with_what_to_do() {
     refused(&["serve", "--interface", "eth0"], 64, &["--addresses"]);
     refused(&["serve", "--addresses", "10.77.0.100-10.77.0.119"], 64, &["--interface"]);
     refused(&["serve", "--shared-volumes", "shared"], 64, &["absolute"]);
+    refused(&["serve", "--volume-kind", "ext4"], 64, &["--volume-kind", "--shared-volumes"]);
+    refused(&["serve", "--volume-kind", "zfs"], 64, &["folder, ext4, xfs"]);
     let range = ["--addresses", "10.77.0.0/24"];
     refused(
         &[&["serve", "--interface", "eth0"][..], &range].concat(),

@@ -68,6 +68,9 @@ pub struct VolumeStatus {
     pub in_use: bool,
     /// Where the node that holds it finds it: a device or a folder.
     pub device: Option<PathBuf>,
+    /// The file that whoever uses it there holds locked, if that is not `lock` in the folder.
+    #[serde(default)]
+    pub lock: Option<PathBuf>,
 }
 
 /// Who refuses a second writer.

@@ -138,6 +138,7 @@ impl Cloud {
             attachment: Attachment::Free,
             in_use: false,
             device: None,
+            lock: None,
         };
         self.volumes.tokens.insert(token, id.clone());
         self.volumes.volumes.insert(id.clone(), Volume { status, disk: Disk::default(), moves: 0 });

@@ -181,10 +181,11 @@ impl MemberTask {
                 Some(id) => self.parts().backends.volumes.describe(id).await?,
                 None => None,
             };
-            let folder = status.and_then(|status| status.device).ok_or_else(|| {
+            let found_at = status.and_then(|status| Some((status.device?, status.lock)));
+            let (folder, lock) = found_at.ok_or_else(|| {
                 held(Reason::VolumeAttaching, format!("volume {name} cannot be found on this node"))
             })?;
-            found.push(MountedVolume { name: name.clone(), folder });
+            found.push(MountedVolume::new(name.clone(), folder, lock));
         }
         Ok(found)
     }

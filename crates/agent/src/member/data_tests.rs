@@ -47,7 +47,7 @@ fn facts(owner: Option<(&str, bool)>, empty: bool) -> Vec<(MountedVolume, Volume
         engine_version: None,
         initialised,
     });
-    let volume = MountedVolume { name: "data".parse().unwrap(), folder: "/volume".into() };
+    let volume = MountedVolume::new("data".parse().unwrap(), "/volume".into(), None);
     vec![(volume, VolumeFacts { identity, empty })]
 }
 

@@ -31,6 +31,7 @@ use steadfast_core::metadata::Records;
 use steadfast_core::{Environment, Error, ErrorKind, Result};
 use tokio::sync::Mutex as Turn;
 
+use crate::rounds;
 use arp::{ArpSocket, Hardware};
 use interface::{Interface, View, failure, io_failure};
 pub use range::{InvalidRange, SubnetRange};
@@ -39,8 +40,6 @@ pub use range::{InvalidRange, SubnetRange};
 /// waits for seconds, on networks of its time; members are down for as long as this takes.
 const PROBES: u32 = 3;
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
-/// How often a node puts its interface in line with the records, and announces the addresses that it holds.
-const ROUND: Duration = Duration::from_secs(2);
 
 /// The addresses of one range of a subnet.
 #[derive(Debug, Clone)]
@@ -101,26 +100,10 @@ impl NetlinkAddresses {
     pub fn keep(&self) -> Result<()> {
         let Some(here) = self.here.clone() else { return Ok(()) };
         let alone = here.interface.keep_alone()?;
-        let this = self.clone();
-        let tasks = here.environment.tasks().clone();
-        let until = tasks.shutdown();
-        tasks.spawn("addresses", async move {
-            let _alone = alone;
-            let mut told = None;
-            while !until.is_requested() {
-                match this.settle().await {
-                    Ok(()) => told = None,
-                    Err(error) if told.as_deref() != Some(error.message()) => {
-                        tracing::warn!(error = %error.chain(), "addresses are left as they are; it is tried again");
-                        told = Some(error.message().to_owned());
-                    }
-                    Err(_) => {}
-                }
-                tokio::select! {
-                    () = until.requested() => {}
-                    () = here.environment.clock().sleep(ROUND) => {}
-                }
-            }
+        let this = Arc::new((self.clone(), alone));
+        rounds::keep(&here.environment, "addresses", "addresses are left as they are", move || {
+            let this = Arc::clone(&this);
+            async move { this.0.settle().await }
         });
         Ok(())
     }

@@ -81,9 +81,10 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     let client = client(global, &data, &config.cluster, &options, &environment)?;
     let capabilities = MetadataCapabilities { max_value_bytes: MAX_VALUE_BYTES, watch: true, durable: true };
     let db = RemoteDb::new(environment.clone(), client.clone(), capabilities);
-    let Wiring { store, backends, addresses, .. } =
+    let Wiring { store, backends, addresses, volumes, .. } =
         Wiring::new(&data, &config, Arc::new(db), Some(&options.node), &environment)?;
     addresses.keep()?;
+    volumes.keep();
     if config.shared_volumes.is_some() {
         watch_nodes(&environment, &backends, Duration::from_millis(config.node_lease_ms) / 6);
     }

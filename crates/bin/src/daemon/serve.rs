@@ -198,7 +198,7 @@ impl Server {
         db: &SwitchDb,
         key: FileKeyProvider,
     ) -> Result<Self> {
-        let Wiring { store, backends, registry, addresses, counters } =
+        let Wiring { store, backends, registry, addresses, counters, .. } =
             Wiring::new(data, config, Arc::new(db.clone()), None, environment)?;
         let settings =
             ControllerConfig { lease: Duration::from_millis(config.server_lease_ms), ..Default::default() };

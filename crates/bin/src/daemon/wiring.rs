@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use nix::unistd::geteuid;
 use steadfast_backends::embedded::dns::StoreRegistry;
-use steadfast_backends::embedded::volumes::{DataOwner, DirectoryVolumes};
 use steadfast_core::Environment;
 use steadfast_core::backends::Backends;
 use steadfast_core::ids::NodeName;
@@ -13,11 +11,10 @@ use steadfast_core::metadata::{Key, MetadataDb};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
 use steadfast_core::store::{PREFIX, Store};
-use steadfast_core::volume::VolumeProvider;
 use steadfast_orchestrators::process::{BlindProver, LockProver, NodeProver, ProcessOrchestrator};
 
 use super::addresses::Addresses;
-use super::shared_volumes;
+use super::volumes::Volumes;
 use crate::config::ClusterConfig;
 use crate::data_dir::DataDir;
 use crate::exit::{Context as _, Result};
@@ -33,6 +30,7 @@ pub(super) struct Wiring {
     pub(super) backends: Backends,
     pub(super) registry: StoreRegistry,
     pub(super) addresses: Addresses,
+    pub(super) volumes: Volumes,
     /// What every call of a backend has come to.
     pub(super) counters: CallCounters,
 }
@@ -54,21 +52,12 @@ impl Wiring {
         let entropy = environment.entropy().fork("store");
         // Names that are written through this are answered before the write is acknowledged.
         let store = Store::new(registry.database(), entropy, config.cluster.clone())?;
-        // Engines that refuse to run as root have to pass through the folders above their data.
-        let owner = geteuid().is_root().then_some(DataOwner { uid: 0, gid: 0 });
-        let (volumes, prover): (DirectoryVolumes, Arc<dyn NodeProver>) = match &config.shared_volumes {
-            None => (
-                DirectoryVolumes::open_for(data.root(), environment.clone(), owner)?,
-                Arc::new(LockProver::new(data.path("nodes"))),
-            ),
+        let volumes = Volumes::open(data, config, node, environment)?;
+        let prover: Arc<dyn NodeProver> = match &config.shared_volumes {
+            None => Arc::new(LockProver::new(data.path("nodes"))),
             // The locks of another machine are not ours to see, and a free one of a shared folder proves nothing.
-            Some(folder) => {
-                shared_volumes::check(folder, config)?;
-                let volumes = DirectoryVolumes::open_for(folder, environment.clone(), owner)?;
-                (volumes.shared(), Arc::new(BlindProver))
-            }
+            Some(_) => Arc::new(BlindProver),
         };
-        let volumes: Arc<dyn VolumeProvider> = Arc::new(volumes);
         let addresses = Addresses::open(config, store.records(), node, environment)?;
         let ips = addresses.provider();
         let names: Arc<dyn Registry> = match &config.names {
@@ -79,12 +68,12 @@ impl Wiring {
             ProcessOrchestrator::new(environment.clone(), store.clone(), prover).with_lease_death(MARGIN),
         );
         let backends = Backends {
-            volumes: stack(volumes, options, environment, &counters),
+            volumes: stack(volumes.provider(), options, environment, &counters),
             ips: stack(ips, options, environment, &counters),
             registry: stack(names, options, environment, &counters),
             orchestrator: stack(orchestrator, options, environment, &counters),
             zone: config.zone.clone(),
         };
-        Ok(Wiring { store, backends, registry, addresses, counters })
+        Ok(Wiring { store, backends, registry, addresses, volumes, counters })
     }
 }

@@ -176,6 +176,7 @@ impl VolumeProvider for MemoryVolumes {
                 attachment: Attachment::Free,
                 in_use: false,
                 device: None,
+                lock: None,
             };
             shelf.tokens.insert(token, id.clone());
             shelf.volumes.insert(id.clone(), status);

@@ -89,7 +89,9 @@ impl Root {
         // other way round, an engine that starts in between would be taken for gone.
         let in_use = self.in_use("describe", id)?;
         let attachment = settled(record.attachment, in_use);
-        Ok(Some(VolumeStatus { id: id.clone(), spec: record.spec, attachment, in_use, device: Some(folder) }))
+        let lock = Some(folder.join(LOCK));
+        let device = Some(folder);
+        Ok(Some(VolumeStatus { id: id.clone(), spec: record.spec, attachment, in_use, device, lock }))
     }
 
     pub(super) fn list(&self, cluster: &ClusterName) -> Result<Vec<VolumeStatus>> {

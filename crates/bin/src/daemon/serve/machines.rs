@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use steadfast_core::model::FencingLevel;
 
-use crate::config::{ClusterConfig, NetworkConfig};
+use crate::config::{ClusterConfig, NetworkConfig, VolumeKind};
 use crate::daemon::shared_volumes;
 use crate::data_dir::DataDir;
 use crate::exit::{Failure, Result};
@@ -22,6 +22,9 @@ pub(crate) struct MachineOptions {
     /// A folder that every machine mounts, for the volumes [default: that of last time, or the data folder]
     #[arg(long, value_name = "DIR")]
     shared_volumes: Option<PathBuf>,
+    /// What the volumes in that folder are [default: that of last time, or folder]
+    #[arg(long, value_name = "KIND")]
+    volume_kind: Option<VolumeKind>,
 }
 
 /// How long a node's lease is at least when it is written down that volumes are shared, in milliseconds. The leases of
@@ -37,6 +40,9 @@ impl MachineOptions {
         config.network = self.network(&before)?;
         if let Some(wanted) = &self.shared_volumes {
             self.share(&data, &mut config, wanted)?;
+        }
+        if let Some(kind) = self.volume_kind {
+            choose_kind(&mut config, kind)?;
         }
         if config == before {
             return Ok((data, config));
@@ -90,6 +96,23 @@ impl MachineOptions {
         config.node_lease_ms = config.node_lease_ms.max(LEASE_MS);
         Ok(())
     }
+}
+
+/// Sets what volumes are. Those that exist stay what they are, and so nothing changes for the others either.
+fn choose_kind(config: &mut ClusterConfig, kind: VolumeKind) -> Result<()> {
+    let refuse = |why: String, remedy: &str| Err(Failure::usage(format!("--volume-kind: {why}"), remedy));
+    if config.volume_kind == kind {
+        return Ok(());
+    }
+    let Some(shared) = &config.shared_volumes else {
+        return refuse("the volumes are in the data folder".to_owned(), "give also --shared-volumes DIR");
+    };
+    if has_volumes(&shared.join("volumes")) {
+        let why = format!("there are volumes in {}, and they do not change", shared.display());
+        return refuse(why, "leave it out, or make another cluster with --data DIR");
+    }
+    config.volume_kind = kind;
+    Ok(())
 }
 
 /// Whether a folder of volumes has any.

@@ -1,0 +1,419 @@
+//! One volume's image: made, mounted, taken over and unmounted, each step under its lock and right to repeat.
+//!
+//! ```text
+//! FOLDER/image.json   what it holds, which file is it now, and where it may be mounted; replaced whole, and durable
+//! FOLDER/image.N      the file; N grows with each time that it is taken over
+//! FOLDER/image.lock   held for the length of one change, by the programs that carry it out as well
+//! ```
+//!
+//! A file that the record does not name was never the volume, or is no more. So a file system is only ever made in a
+//! file that nothing names yet, and nothing else is written to in its place.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use steadfast_core::ErrorKind;
+use steadfast_core::ids::NodeName;
+use steadfast_lock::Lock;
+
+use super::filesystem::Filesystem;
+use super::system::{Problem, find, has_loop, missing, mounted_from, run, said};
+
+const RECORD: &str = "image.json";
+const LOCK: &str = "image.lock";
+/// The newest format of `image.json` that this build writes and reads.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    format: u32,
+    filesystem: Filesystem,
+    /// The identifier in the file system itself.
+    uuid: String,
+    size_bytes: u64,
+    /// Which file it is.
+    number: u64,
+    /// The node that has mounted it, or is about to; none once that has unmounted it.
+    mounted: Option<NodeName>,
+    /// Fields of a newer version, kept as they are.
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// What this machine has of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It is mounted.
+    Mounted,
+    /// Something is being done to it.
+    Working,
+    /// The kernel has it, but not as it should: an earlier file of it, or one whose mount is somebody else's to end.
+    Lingering,
+    /// Nothing.
+    Absent,
+}
+
+/// A volume's folder, with its image.
+#[derive(Debug, Clone)]
+pub(super) struct Image {
+    folder: PathBuf,
+}
+
+impl Image {
+    /// The image in `folder`, which exists.
+    pub(super) fn of(folder: &Path) -> Result<Self, Problem> {
+        // As the kernel names it.
+        let folder = fs::canonicalize(folder).map_err(|error| Problem::at(folder, error))?;
+        Ok(Image { folder })
+    }
+
+    /// What every change is made under; none: somebody else has it.
+    pub(super) fn lock(&self) -> Result<Option<Lock>, Problem> {
+        let path = self.folder.join(LOCK);
+        Lock::try_exclusive(&path).map_err(|error| Problem::at(&path, error))
+    }
+
+    /// Makes the image if there is none.
+    pub(super) fn make(&self, lock: &Lock, filesystem: Filesystem, size_bytes: u64) -> Result<(), Problem> {
+        if self.record()?.is_some() {
+            return Ok(());
+        }
+        let plain = self.folder.join("identity.json");
+        if plain.exists() {
+            let message = format!(
+                "VolumeForeign: {} was made as a folder, and has data: write \"folder\" as volume_kind",
+                self.folder.display()
+            );
+            return Err(Problem::new(ErrorKind::Invalid, message));
+        }
+        let least = filesystem.least_bytes();
+        if size_bytes < least {
+            let message = format!(
+                "ConfigInvalid: {} MiB are too few for {}: ask for {} MiB or more",
+                size_bytes >> 20,
+                filesystem.as_str(),
+                least >> 20
+            );
+            return Err(Problem::new(ErrorKind::Invalid, message));
+        }
+        let number = 1;
+        let file = self.file(number);
+        let made = self.format(filesystem, size_bytes, &file, lock).inspect_err(|_| discard(&file))?;
+        let record = Record {
+            format: FORMAT,
+            filesystem,
+            uuid: made,
+            size_bytes,
+            number,
+            mounted: None,
+            extra: Map::new(),
+        };
+        self.write(&record)
+    }
+
+    /// Makes a file system in a file that is no volume yet; gives its identifier.
+    fn format(
+        &self,
+        filesystem: Filesystem,
+        size_bytes: u64,
+        file: &Path,
+        lock: &Lock,
+    ) -> Result<String, Problem> {
+        let failed = |error| Problem::at(file, error);
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
+        let opened = opened.map_err(failed)?;
+        opened.set_len(size_bytes).map_err(failed)?;
+        let (maker, options) = filesystem.maker();
+        let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        arguments.push(file.as_os_str());
+        let output = run(maker, filesystem.package(), &arguments, Some(lock))?;
+        if !output.status.success() {
+            return Err(self.told(maker, &said(&output)));
+        }
+        opened.sync_all().map_err(failed)?;
+        let uuid = filesystem.uuid(file).map_err(failed)?;
+        uuid.ok_or_else(|| self.told(maker, "it has left no file system"))
+    }
+
+    /// Mounts it at `target` for `node`, which it is attached to. One that another node may still have mounted is copied
+    /// first: what that node writes from then on goes into a file that is the volume no more.
+    pub(super) fn mount(&self, lock: &Lock, node: &NodeName, target: &Path) -> Result<(), Problem> {
+        let mut record = self.record()?.ok_or_else(|| self.no_image())?;
+        if let Some(from) = mounted_from(target).map_err(|error| Problem::at(target, error))? {
+            if from == self.file(record.number) && record.mounted.as_ref() == Some(node) {
+                return Ok(());
+            }
+            unmount(target, Some(lock))?;
+        }
+        self.check(&record)?;
+        if record.mounted.as_ref().is_some_and(|other| other != node) {
+            record = self.take_over(&record, lock)?;
+        }
+        record.mounted = Some(node.clone());
+        self.write(&record)?;
+        let file = self.file(record.number);
+        self.repair(&record, &file, lock)?;
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(target);
+        made.map_err(|error| Problem::at(target, error))?;
+        let options = record.filesystem.mount_options();
+        let arguments = ["-t", record.filesystem.as_str(), "-o", options].map(OsStr::new);
+        let arguments = [&arguments[..], &[file.as_os_str(), target.as_os_str()]].concat();
+        let output = run("mount", "mount", &arguments, Some(lock))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = said(&output);
+        if text.contains("superblock") || text.contains("wrong fs type") || text.contains("Structure needs") {
+            return Err(corrupt(&file, &text));
+        }
+        Err(self.told("mount", &text))
+    }
+
+    /// Unmounts what `node` has mounted at `target`.
+    pub(super) fn unmount(&self, lock: &Lock, node: &NodeName, target: &Path) -> Result<(), Problem> {
+        unmount(target, Some(lock))?;
+        if let Some(record) = self.record()?
+            && record.mounted.as_ref() == Some(node)
+        {
+            if self.is_open(&record)? {
+                return Err(lingers(target));
+            }
+            self.write(&Record { mounted: None, ..record })?;
+        }
+        remove_folder(target)
+    }
+
+    /// What this machine, which is `node`, has of it at `target`.
+    pub(super) fn presence(&self, node: &NodeName, target: &Path) -> Result<Presence, Problem> {
+        let Some(record) = self.record()? else { return Ok(Presence::Absent) };
+        let ours = record.mounted.as_ref() == Some(node);
+        match mounted_from(target).map_err(|error| Problem::at(target, error))? {
+            Some(from) if ours && from == self.file(record.number) => return Ok(Presence::Mounted),
+            Some(_) => return Ok(Presence::Lingering),
+            None => {}
+        }
+        let lock = self.folder.join(LOCK);
+        if steadfast_lock::is_held(&lock).map_err(|error| Problem::at(&lock, error))? {
+            return Ok(Presence::Working);
+        }
+        Ok(if ours && self.is_open(&record)? { Presence::Lingering } else { Presence::Absent })
+    }
+
+    /// The same volume in a file of its own.
+    fn take_over(&self, record: &Record, lock: &Lock) -> Result<Record, Problem> {
+        let (from, number) = (self.file(record.number), record.number + 1);
+        let to = self.file(number);
+        discard(&to);
+        let before = written(&from)?;
+        let arguments = ["--reflink=auto", "--sparse=always", "--"].map(OsStr::new);
+        let arguments = [&arguments[..], &[from.as_os_str(), to.as_os_str()]].concat();
+        let copied = || {
+            let output = run("cp", "coreutils", &arguments, Some(lock))?;
+            if !output.status.success() {
+                return Err(self.told("cp", &said(&output)));
+            }
+            if written(&from)? != before {
+                let message = format!("VolumeBusy: {} is still being written to", from.display());
+                return Err(Problem::new(ErrorKind::Busy, message));
+            }
+            File::open(&to).and_then(|copy| copy.sync_all()).map_err(|error| Problem::at(&to, error))
+        };
+        copied().inspect_err(|_| discard(&to))?;
+        let taken = Record { number, mounted: None, ..record.clone() };
+        self.write(&taken)?;
+        discard(&from);
+        Ok(taken)
+    }
+
+    /// That the file is what the record says, as far as can be seen without mounting it.
+    fn check(&self, record: &Record) -> Result<(), Problem> {
+        let file = self.file(record.number);
+        let length = match fs::metadata(&file) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(corrupt(&file, "it is not there"));
+            }
+            Err(error) => return Err(Problem::at(&file, error)),
+        };
+        if length < record.size_bytes {
+            return Err(corrupt(&file, &format!("it has {length} of {} bytes", record.size_bytes)));
+        }
+        match record.filesystem.uuid(&file).map_err(|error| Problem::at(&file, error))? {
+            Some(uuid) if uuid == record.uuid => Ok(()),
+            Some(uuid) => {
+                let message = format!(
+                    "VolumeForeign: {} holds the file system {uuid}, and this volume's is {}: put the right file back",
+                    file.display(),
+                    record.uuid
+                );
+                Err(Problem::new(ErrorKind::Corrupt, message))
+            }
+            None => Err(corrupt(&file, &format!("it holds no {}", record.filesystem.as_str()))),
+        }
+    }
+
+    /// Repairs what a crash leaves, which loses nothing. What needs a person is refused.
+    fn repair(&self, record: &Record, file: &Path, lock: &Lock) -> Result<(), Problem> {
+        // Mounted before under this kernel, and still: nothing of it is to be repaired, and nothing may be.
+        if self.is_open(record)? {
+            return Ok(());
+        }
+        let Some((repairer, options)) = record.filesystem.repairer() else { return Ok(()) };
+        let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        arguments.push(file.as_os_str());
+        let output = run(repairer, record.filesystem.package(), &arguments, Some(lock))?;
+        match output.status.code() {
+            Some(0..4) => Ok(()),
+            Some(code) if code & 4 != 0 => Err(corrupt(file, &said(&output))),
+            _ => Err(self.told(repairer, &said(&output))),
+        }
+    }
+
+    fn is_open(&self, record: &Record) -> Result<bool, Problem> {
+        let file = self.file(record.number);
+        has_loop(&file).map_err(|error| Problem::at(&file, error))
+    }
+
+    fn file(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("image.{number}"))
+    }
+
+    fn record(&self) -> Result<Option<Record>, Problem> {
+        let path = self.folder.join(RECORD);
+        let content = match fs::read(&path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Problem::at(&path, error)),
+        };
+        let unread = |why: String| {
+            let message = format!("VolumeCorrupt: {} {why}", path.display());
+            Problem::new(ErrorKind::Corrupt, message)
+        };
+        let record: Record = serde_json::from_slice(&content)
+            .map_err(|error| unread(format!("does not decode ({error}): put back a copy of it")))?;
+        if record.format > FORMAT {
+            let why =
+                format!("has format {}, and this build reads up to {FORMAT}: run a newer one", record.format);
+            return Err(unread(why));
+        }
+        Ok(Some(record))
+    }
+
+    fn write(&self, record: &Record) -> Result<(), Problem> {
+        let path = self.folder.join(RECORD);
+        let draft = self.folder.join("image.json.new");
+        let write = || {
+            let content = serde_json::to_vec_pretty(record)?;
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+            file.write_all(&content)?;
+            file.sync_all()?;
+            fs::rename(&draft, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|error| Problem::at(&path, error))
+    }
+
+    fn no_image(&self) -> Problem {
+        let message = format!(
+            "VolumeForeign: {} has no image: it was made as a folder, or is not whole; write \"folder\" as volume_kind, \
+             or bring its files back",
+            self.folder.display()
+        );
+        Problem::new(ErrorKind::Corrupt, message)
+    }
+
+    /// That a program could not do its work, by what it said.
+    fn told(&self, program: &str, text: &str) -> Problem {
+        if text.contains("No space left") || text.contains("Disk quota exceeded") {
+            return Problem::at(&self.folder, io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        if text.contains("permission denied") || text.contains("must be superuser") {
+            let message = format!("PermissionDenied: {program}: {text}: mounting needs root (CAP_SYS_ADMIN)");
+            return Problem::new(ErrorKind::Denied, message);
+        }
+        Problem::new(ErrorKind::Unavailable, format!("IoError: {program}: {text}"))
+    }
+}
+
+/// That the programs which making and mounting need are there.
+pub(super) fn check_programs(filesystem: Filesystem, mounting: bool) -> Result<(), Problem> {
+    let package = filesystem.package();
+    let mut wanted = vec![(filesystem.maker().0, package)];
+    if mounting {
+        wanted.extend(filesystem.repairer().map(|(program, _)| (program, package)));
+        wanted.extend(["mount", "umount"].map(|program| (program, "mount")));
+    }
+    wanted
+        .into_iter()
+        .find(|(program, _)| find(program).is_none())
+        .map_or(Ok(()), |(program, package)| Err(missing(program, package)))
+}
+
+/// Unmounts what is at `target`; what is there already more than once, as often.
+fn unmount(target: &Path, lock: Option<&Lock>) -> Result<(), Problem> {
+    while mounted_from(target).map_err(|error| Problem::at(target, error))?.is_some() {
+        let output = run("umount", "mount", &[target.as_os_str()], lock)?;
+        if !output.status.success() {
+            let message = format!(
+                "VolumeBusy: {} cannot be unmounted ({}): see with `fuser -vm {0}` who uses it",
+                target.display(),
+                said(&output)
+            );
+            return Err(Problem::new(ErrorKind::Busy, message));
+        }
+    }
+    Ok(())
+}
+
+fn lingers(target: &Path) -> Problem {
+    let message = format!(
+        "VolumeBusy: {} is unmounted here, and still in the mount namespace of another process: see with \
+         `grep -l {0} /proc/*/mountinfo` of which",
+        target.display()
+    );
+    Problem::new(ErrorKind::Busy, message)
+}
+
+/// Unmounts a volume that was deleted meanwhile: there is no lock to take, and no record to change.
+pub(super) fn unmount_deleted(target: &Path) -> Result<(), Problem> {
+    unmount(target, None)?;
+    remove_folder(target)
+}
+
+/// Removes the place that something was mounted at, which is empty.
+fn remove_folder(target: &Path) -> Result<(), Problem> {
+    match fs::remove_dir(target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::at(target, error)),
+        _ => Ok(()),
+    }
+}
+
+/// How long a file is and when it was last written to.
+fn written(file: &Path) -> Result<(u64, i64, i64), Problem> {
+    let metadata = fs::metadata(file).map_err(|error| Problem::at(file, error))?;
+    Ok((metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// Removes a file that is no volume. One that stays takes room, and nothing else.
+fn discard(file: &Path) {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(file = %file.display(), %error, "left behind: remove it by hand");
+        }
+        _ => {}
+    }
+}
+
+fn corrupt(file: &Path, why: &str) -> Problem {
+    let message = format!(
+        "VolumeCorrupt: {}: {why}: look at it with fsck, or put a copy of it back; nothing is formatted",
+        file.display()
+    );
+    Problem::new(ErrorKind::Corrupt, message)
+}
