@@ -154,7 +154,9 @@ impl NoNeed {
             // One that was removed, or stopped, is not to be there.
             let awaited = other.run && other.phase != MemberPhase::Removed && other.generation.0 > 1;
             let fell = self.fell.get(&other.member).filter(|_| self.served.contains(&other.member));
-            let unheard = fell.is_some_and(|since| at.since(*since).as_millis() < SILENT_MS);
+            let cut = other.holder.as_ref().and_then(|node| self.silent.get(node));
+            let late = |since: &Time| at.since(*since).as_millis() < SILENT_MS;
+            let unheard = fell.is_some_and(late) || cut.is_some_and(late);
             other.service == now.service && other.member != now.member && awaited && !here && !unheard
         });
         missing.map_or(Ok(()), |other| {
@@ -172,6 +174,8 @@ fn serves(cloud: &Cloud, member: &MemberName) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Primaries {
     told: BTreeMap<MemberName, MemberRecorded>,
+    /// When each was told last to restart. One that was added later has been told less often than the others.
+    told_at: BTreeMap<MemberName, Time>,
     leads_since: BTreeMap<MemberName, Time>,
     /// By service: since when nobody was chosen to lead.
     electing: BTreeMap<ServiceName, Time>,
@@ -216,8 +220,12 @@ impl Rule for Primaries {
                     before.is_some_and(|before| before.id == now.id && now.generation > before.generation);
                 // One that leads where an operator says nothing runs is not the one that is told.
                 let node = leads(&state.cloud, &now.member);
+                let told_before = match raised {
+                    true => self.told_at.insert(now.member.clone(), at),
+                    false => None,
+                };
                 if raised && node.is_some() && node == now.holder {
-                    return self.last(now, &state.cloud);
+                    return self.last(now, told_before, &state.cloud);
                 }
                 Ok(())
             }
@@ -245,9 +253,12 @@ impl Rule for Primaries {
 }
 
 impl Primaries {
-    fn last(&self, now: &MemberRecorded, cloud: &Cloud) -> Result<(), String> {
+    fn last(&self, now: &MemberRecorded, told_before: Option<Time>, cloud: &Cloud) -> Result<(), String> {
         let mut others = self.told.values().filter(|other| other.service == now.service);
-        let later = others.find(|other| other.generation < now.generation && serves(cloud, &other.member));
+        let later = others.find(|other| {
+            let told_since = self.told_at.get(&other.member).copied() > told_before;
+            other.generation < now.generation && !told_since && serves(cloud, &other.member)
+        });
         later.map_or(Ok(()), |other| {
             Err(format!("the primary {} is restarted before {}", now.member, other.member))
         })

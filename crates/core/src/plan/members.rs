@@ -278,6 +278,7 @@ pub(super) fn remove(facts: &Facts, plan: &mut Plan) {
         }
     }
     if !left && !facts.service.deleted {
+        super::names::make_sure_of_withdrawal(facts, plan);
         plan.actions.push(Action::RemoveWorkload);
         plan.actions.push(Action::MarkDeleted);
     }

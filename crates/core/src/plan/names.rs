@@ -1,7 +1,7 @@
 //! The service's own names: all its members, its primary, its replicas, and where to find them by SRV.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::roles::leads;
 use super::{Action, Facts, Plan};
@@ -137,6 +137,24 @@ pub(super) fn withdraw(facts: &Facts, plan: &mut Plan) {
     for ((name, _), holds) in &facts.names {
         if let Some(expected) = holds {
             plan.actions.push(Action::RemoveName { name: name.clone(), expected: expected.clone() });
+        }
+    }
+}
+
+/// Before the service is marked deleted, every name that looks as if it held nothing is asked to give up what no name
+/// of ours ever holds. That changes nothing, and finds what an old answer has hidden: only changes are answered by what
+/// is. A name that stays behind leads to an address that may be somebody else's soon.
+pub(super) fn make_sure_of_withdrawal(facts: &Facts, plan: &mut Plan) {
+    for ((name, kind), holds) in &facts.names {
+        if holds.is_none() {
+            let expected = match kind {
+                RecordKind::Addresses => RecordSet::Addresses(BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()])),
+                RecordKind::Services => {
+                    let nowhere = ServiceTarget { priority: 0, weight: 0, port: 0, target: name.clone() };
+                    RecordSet::Services(BTreeSet::from([nowhere]))
+                }
+            };
+            plan.actions.push(Action::RemoveName { name: name.clone(), expected });
         }
     }
 }
