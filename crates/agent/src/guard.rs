@@ -29,6 +29,7 @@ mod tree;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::process::ExitCode;
 
 use nix::unistd::Pid;
 
@@ -46,8 +47,12 @@ pub const FAILED: i32 = 70;
 /// The exit code of a guard that found another one, or what is left of one, alive for the same member.
 pub const ANOTHER_LIVES: i32 = 75;
 
+/// What agent and guard have to agree in, if they are two programs: the version, and the form of spec, requests and
+/// answers. Raise the number whenever an older guard would miss something in a newer one's.
+pub const FITS: &str = concat!("steadfast-guard ", env!("CARGO_PKG_VERSION"), " form 1");
+
 /// What `steadfast guard ARGUMENTS` does: `--spec FILE` guards; `--exec FILE --parent PID`, used by the guard
-/// itself, becomes the engine. Gives the process's exit code.
+/// itself, becomes the engine; `--fits` says which agents it fits. Gives the process's exit code.
 pub fn run_from_arguments(arguments: &[String]) -> i32 {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--spec", spec] => run(Path::new(spec)),
@@ -65,11 +70,25 @@ pub fn run_from_arguments(arguments: &[String]) -> i32 {
                 exec::NOT_REACHED
             }
         },
+        ["--fits"] => match writeln!(io::stdout(), "{FITS}") {
+            Ok(()) => DONE,
+            Err(_) => FAILED,
+        },
         _ => {
             complain("use: guard --spec FILE");
             64
         }
     }
+}
+
+/// The program that is a guard and nothing else. It is called as the one that is more: `guard ARGUMENTS`.
+pub fn alone() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let code = match arguments.split_first() {
+        Some((verb, rest)) if verb == "guard" => run_from_arguments(rest),
+        _ => run_from_arguments(&arguments),
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 /// Guards the engine of the spec in `spec_path` until nothing of it is left. Gives the process's exit code.

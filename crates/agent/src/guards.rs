@@ -1,6 +1,7 @@
 //! How an agent starts guards, finds them again and talks to them. A simulator has its own.
 
 mod process;
+mod program;
 
 use std::fmt::Debug;
 
@@ -9,7 +10,8 @@ use steadfast_core::error::Result;
 use steadfast_core::ids::{MemberName, ServiceName};
 use steadfast_core::runtime::Moment;
 
-pub use process::{GuardProgram, ProcessGuards};
+pub use process::ProcessGuards;
+pub use program::GuardProgram;
 
 use crate::guard::{GuardExit, GuardSpec, GuardStatus};
 

@@ -3,12 +3,13 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use common::{Bench, number_in, runs, signal};
 use nix::sys::signal::Signal;
 use steadfast_agent::guard::{Ending, GuardStage, GuardedVolume};
-use steadfast_agent::guards::{GuardState, Guards};
+use steadfast_agent::guards::{GuardProgram, GuardState, Guards};
 use steadfast_core::ids::Epoch;
 use steadfast_core::model::Reason;
 use steadfast_core::runtime::Clock as _;
@@ -42,6 +43,29 @@ async fn an_engine_runs_under_its_locks_and_its_output_is_kept() {
     assert!(exit.requested);
     bench.until("the locks are free", || !is_held(&bench.volume_lock()).unwrap()).await;
     assert!(!runs(engine));
+}
+
+#[test]
+fn a_guard_beside_a_program_is_used_if_it_is_of_its_build_and_its_owners() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, alone) = (folder.path().join("steadfast"), folder.path().join("steadfast-guard"));
+    let built = env!("CARGO_BIN_EXE_guard-under-test");
+    let mode = |mode| fs::set_permissions(&alone, fs::Permissions::from_mode(mode)).unwrap();
+    fs::copy(built, &program).unwrap();
+    assert!(GuardProgram::beside(&program).unwrap().is_none(), "there is none");
+
+    fs::copy(built, &alone).unwrap();
+    assert!(GuardProgram::beside(&program).unwrap().is_some());
+    mode(0o775);
+    let refused = GuardProgram::beside(&program).unwrap_err().to_string();
+    assert!(refused.contains("steadfast-guard: others than the owner"), "{refused}");
+
+    fs::write(&alone, "#!/bin/sh\necho steadfast-guard 0.0.1 form 1\n").unwrap();
+    mode(0o755);
+    let refused = GuardProgram::beside(&program).unwrap_err().to_string();
+    assert!(refused.contains("it is of build") && refused.contains("form 1"), "{refused}");
+    fs::write(&alone, "no program").unwrap();
+    GuardProgram::beside(&program).unwrap_err();
 }
 
 #[tokio::test]

@@ -266,3 +266,31 @@ fn a_program_that_was_replaced_goes_on_with_the_one_in_its_place() {
     restarted("an agent of the build that runs");
     cluster.until_ready();
 }
+
+#[test]
+fn guards_are_the_small_program_where_it_lies_beside_the_large_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, alone) = (folder.path().join("steadfast"), folder.path().join("steadfast-guard"));
+    fs::copy(env!("CARGO_BIN_EXE_steadfast"), &program).unwrap();
+    let cluster = Cluster::of_program(&program);
+    cluster.create_redis("cache", 1);
+    let guards_run = |what: &Path| {
+        let nodes = cluster.data().join("nodes");
+        let locks = ["node-1", "node-2"].map(|node| nodes.join(node).join("guards/cache-0/lock"));
+        let guard = eventually("the guard runs", || {
+            locks.iter().filter(|lock| lock.exists()).find_map(|lock| holder(lock))
+        });
+        assert_eq!(fs::read_link(format!("/proc/{guard}/exe")).unwrap(), what);
+    };
+    guards_run(&program);
+    fs::copy(env!("CARGO_BIN_EXE_steadfast-guard"), &alone).unwrap();
+    for node in ["node-1", "node-2"] {
+        let before = cluster.agent(node).unwrap();
+        kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+        eventually("another agent", || cluster.agent(node).filter(|pid| *pid != before));
+    }
+    guards_run(&program);
+    cluster.until_ready();
+    expect(&cluster.run(&["restart", "cache", "--wait"]), 0);
+    guards_run(&alone);
+}

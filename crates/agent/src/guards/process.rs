@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-use super::{GuardState, Guards};
+use super::{GuardProgram, GuardState, Guards};
 use crate::guard::{self, GuardExit, GuardSpec, GuardStatus, Request, short_path};
 use crate::node_dir::NodeDir;
 
@@ -26,22 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a guard may take to be gone once it has said how it ended.
 const ENDING: Duration = Duration::from_secs(2);
 const ROUND: Duration = Duration::from_millis(5);
-
-/// The program that is a guard when it is given `guard --spec FILE`.
-#[derive(Debug, Clone)]
-pub struct GuardProgram(PathBuf);
-
-impl GuardProgram {
-    /// This program itself: also if its file was replaced while it runs, so that agent and guard always fit.
-    pub fn this() -> Self {
-        GuardProgram(PathBuf::from("/proc/self/exe"))
-    }
-
-    /// Another program.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        GuardProgram(path.into())
-    }
-}
 
 /// The guards below a node's folder.
 #[derive(Debug)]
@@ -199,7 +183,7 @@ impl Guards for ProcessGuards {
         let errors = self
             .lay_out(spec)
             .map_err(|error| failed(ErrorKind::Unavailable, "start", member, &error).without_effect())?;
-        let child = Command::new(&self.program.0)
+        let child = Command::new(self.program.path())
             .arg0("steadfast")
             .args(["guard", "--spec"])
             .arg(self.dir.spec(member))

@@ -25,7 +25,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The guard program of this crate.
 pub fn program() -> GuardProgram {
-    GuardProgram::at(env!("CARGO_BIN_EXE_steadfast-guard"))
+    GuardProgram::at(env!("CARGO_BIN_EXE_guard-under-test"))
 }
 
 /// A node with one member's volume. Whatever still runs at the end is killed.

@@ -108,7 +108,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
         env: environment.clone(),
         engines: Arc::new(engine_source::StoredEngines::new(environment.clone(), store.clone())),
         secrets: Arc::new(ApiSecrets { client, node: options.node.clone() }),
-        guards: Arc::new(ProcessGuards::new(environment.clone(), dir.clone(), GuardProgram::this())),
+        guards: Arc::new(ProcessGuards::new(environment.clone(), dir.clone(), guard_program()?)),
         host: Arc::new(LocalHost::new(environment.clone(), preparer)),
         dir,
         store,
@@ -131,6 +131,19 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
         }
     }
     Ok(Exit::Done)
+}
+
+/// The guard alone if it is there, else this program.
+fn guard_program() -> Result<GuardProgram> {
+    let this = std::env::current_exe().context("find this program")?;
+    Ok(match GuardProgram::beside(&this) {
+        Ok(Some(alone)) => alone,
+        Ok(None) => GuardProgram::this(),
+        Err(error) => {
+            tracing::warn!(%error, "steadfast-guard is not used; this program does what it does");
+            GuardProgram::this()
+        }
+    })
 }
 
 /// Looks at the nodes for as long as the agent runs. A silence counts from when it was first noticed: a claim that would
