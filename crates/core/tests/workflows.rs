@@ -6,10 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast_core::control::{Control, ControlError, Guard};
-use steadfast_core::error::ErrorKind;
 use steadfast_core::ids::{MemberName, NodeName, ServiceName};
-use steadfast_core::layer::fault::{Fault, Faults};
-use steadfast_core::metadata::MetadataDb;
 use steadfast_core::model::{MemberPhase, Operation, OperationState, Reason, ServiceState, StepState};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
@@ -126,27 +123,6 @@ async fn a_silent_node_keeps_its_members() {
     assert!(why.next_action.unwrap().contains("confirm-dead"));
     world.silence(&node, false);
     assert!(world.until(&server, MINUTE, |views| views[0].state == ServiceState::Healthy).await.unwrap());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_that_takes_no_writes_is_the_first_thing_that_why_tells() {
-    let mut world = World::new(TestEnvironment::new(7).environment, 3).await.unwrap();
-    let faults = Faults::new();
-    let db = faults.around::<dyn MetadataDb>(Arc::new(world.db.clone()));
-    let server = world.server("server-1", db, world.backends().unwrap()).unwrap();
-    world.create(&server, "orders", 3).await.unwrap();
-    faults.always(|call| call.operation == "put", Fault::Refused(ErrorKind::QuotaExceeded));
-    server.controller().shards().round().await.unwrap_err();
-    world.env.clock().sleep(MINUTE).await;
-    server.controller().shards().round().await.unwrap_err();
-    let why = server.why(&member("orders-0")).await.unwrap();
-    assert_eq!(why.lines[0].reason, Some(Reason::StoreUnavailable), "{why:?}");
-    assert!(why.lines[0].text.starts_with("server-1 has written nothing for 60 s: "), "{why:?}");
-    assert!(why.next_action.unwrap().contains("store"));
-    faults.clear();
-    server.controller().shards().round().await.unwrap();
-    let why = server.why(&member("orders-0")).await.unwrap();
-    assert!(why.lines.iter().all(|line| line.reason != Some(Reason::StoreUnavailable)), "{why:?}");
 }
 
 #[tokio::test(start_paused = true)]
