@@ -67,17 +67,14 @@ impl Here {
 }
 
 impl ImageVolumes {
-    /// The volumes as a server sees them: it makes them, and mounts none. New ones get `filesystem`; one that exists
+    /// The volumes as a server sees them, which touches none of them. New ones will hold `filesystem`; one that exists
     /// keeps its own. `folders` gives each volume a folder, which `device` names.
-    ///
-    /// # Errors
-    /// `Unsupported` if the program that makes the file system is not installed.
     pub fn recorded(
         folders: Arc<dyn VolumeProvider>,
         filesystem: Filesystem,
         environment: Environment,
-    ) -> Result<Self> {
-        Self::open(folders, filesystem, environment, None)
+    ) -> Self {
+        ImageVolumes { folders, filesystem, environment, here: None }
     }
 
     /// The volumes as the agent of `node` has them: those attached to it are mounted below `mounts`, a folder of this
@@ -102,18 +99,8 @@ impl ImageVolumes {
         let mounts = fs::create_dir_all(mounts)
             .and_then(|()| fs::canonicalize(mounts))
             .map_err(|error| refuse(Problem::at(mounts, error)))?;
-        Self::open(folders, filesystem, environment, Some(Here { node, mounts }))
-    }
-
-    fn open(
-        folders: Arc<dyn VolumeProvider>,
-        filesystem: Filesystem,
-        environment: Environment,
-        here: Option<Here>,
-    ) -> Result<Self> {
-        check_programs(filesystem, here.is_some())
-            .map_err(|problem| error_of(&folders, "open", filesystem.as_str(), problem).without_effect())?;
-        Ok(ImageVolumes { folders, filesystem, environment, here })
+        check_programs(filesystem).map_err(refuse)?;
+        Ok(ImageVolumes { folders, filesystem, environment, here: Some(Here { node, mounts }) })
     }
 
     /// Keeps this node's mounts in line with the records until the process stops.
@@ -253,13 +240,8 @@ impl VolumeProvider for ImageVolumes {
     }
 
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {
-        let id = self.folders.ensure(spec).await?;
-        let status = self.folder("ensure", &id).await?;
-        let (image, lock) = self.lock("ensure", &status).await?;
-        let (filesystem, size) = (self.filesystem, status.spec.size_bytes);
-        let work = move || image.make(&lock, filesystem, size);
-        self.blocking(work).await.map_err(|problem| self.error("ensure", &id, problem))?;
-        Ok(id)
+        // Its image is made by the first node that it is attached to, which says what is in the way of that.
+        self.folders.ensure(spec).await
     }
 
     async fn describe(&self, id: &VolumeId) -> Result<Option<VolumeStatus>> {
@@ -283,7 +265,11 @@ impl VolumeProvider for ImageVolumes {
         let status = self.folder("attach", id).await?;
         let (image, lock) = self.lock("attach", &status).await?;
         let (node, target) = (here.node.clone(), here.target(id));
-        let work = move || image.mount(&lock, &node, &target);
+        let (filesystem, size) = (self.filesystem, status.spec.size_bytes);
+        let work = move || {
+            image.make(&lock, filesystem, size)?;
+            image.mount(&lock, &node, &target)
+        };
         self.blocking(work).await.map_err(|problem| self.error("attach", id, problem))
     }
 

@@ -15,7 +15,7 @@ use steadfast_backend_linux::volumes::{Filesystem, ImageVolumes};
 use steadfast_core::error::{Effect, Error, ErrorKind};
 use steadfast_core::ids::VolumeId;
 use steadfast_core::volume::{Attachment, VolumeProvider, VolumeSpec};
-use volumes::{Lab, agent, attached, may_mount, node, seen, server};
+use volumes::{Lab, agent, attached, may_mount, node, seen};
 
 const EXT4: Filesystem = Filesystem::Ext4;
 
@@ -183,13 +183,27 @@ async fn a_folder_with_data_gets_no_image_over_it() {
     let agent = lab.agent("a");
     let id = agent.ensure(&lab.spec()).await.unwrap();
     // As it is where volumes were made as folders before.
-    fs::remove_file(lab.volume(&id).join("image.json")).unwrap();
-    fs::remove_file(lab.image(&id)).unwrap();
     fs::write(lab.volume(&id).join("identity.json"), "{}").unwrap();
     assert_says(&refused_attach(&agent, &id).await, ErrorKind::Corrupt, &["VolumeForeign", "volume_kind"]);
-    let error = agent.ensure(&lab.spec()).await.unwrap_err();
-    assert_says(&error, ErrorKind::Invalid, &["VolumeForeign", "volume_kind"]);
     assert!(lab.images(&id).is_empty());
+}
+
+#[tokio::test]
+async fn an_image_whose_record_is_gone_is_not_made_anew() {
+    if !may_mount("an_image_whose_record_is_gone_is_not_made_anew", EXT4) {
+        return;
+    }
+    let lab = Lab::new(EXT4);
+    let agent = lab.agent("a");
+    let id = agent.ensure(&lab.spec()).await.unwrap();
+    fs::write(attached(&agent, "a", &id).await.join("data"), "kept").unwrap();
+    agent.begin_detach(&id, &node("a")).await.unwrap();
+    let record = lab.volume(&id).join("image.json");
+    let told = fs::read(&record).unwrap();
+    fs::remove_file(&record).unwrap();
+    assert_says(&refused_attach(&agent, &id).await, ErrorKind::Corrupt, &["VolumeForeign", "image.json"]);
+    fs::write(&record, told).unwrap();
+    assert_eq!(fs::read_to_string(attached(&agent, "a", &id).await.join("data")).unwrap(), "kept");
 }
 
 #[tokio::test]
@@ -205,11 +219,11 @@ async fn a_full_shared_folder_is_told_and_leaves_nothing_half_done() {
     };
     size("size=32k");
     let (old, new) = (lab.agent("a"), lab.agent("b"));
-    let error = old.ensure(&lab.spec()).await.unwrap_err();
-    assert_says(&error, ErrorKind::QuotaExceeded, &["DiskFull", "free space"]);
-    assert!(lab.loops().is_empty());
-    size("remount,size=12m");
     let id = old.ensure(&lab.spec()).await.unwrap();
+    let error = refused_attach(&old, &id).await;
+    assert_says(&error, ErrorKind::QuotaExceeded, &["DiskFull", "free space"]);
+    assert!(lab.images(&id).is_empty() && lab.loops().is_empty());
+    size("remount,size=12m");
     let at_old = attached(&old, "a", &id).await;
     let mut file = File::create(at_old.join("data")).unwrap();
     file.write_all(&vec![9; 8 << 20]).unwrap();
@@ -237,7 +251,10 @@ async fn a_volume_too_small_for_its_file_system_is_refused_with_the_least() {
             let lab = Lab::new(filesystem);
             let least = filesystem.least_bytes();
             let small = VolumeSpec { size_bytes: least - 1, ..lab.spec() };
-            let error = lab.server().ensure(&small).await.unwrap_err();
+            let agent = lab.agent("a");
+            let id = agent.ensure(&small).await.unwrap();
+            let error = refused_attach(&agent, &id).await;
+            assert!(lab.images(&id).is_empty());
             assert_says(
                 &error,
                 ErrorKind::Invalid,
@@ -294,11 +311,9 @@ async fn a_missing_program_is_named_with_its_package() {
     mount(&["--make-rprivate", "/"]);
     let program = fs::canonicalize("/usr/sbin/mkfs.ext4").unwrap();
     mount(&["--bind", "/dev/null", program.to_str().unwrap()]);
-    for opened in [server(lab.path(), EXT4), agent(lab.path(), "a", EXT4)] {
-        let error = opened.unwrap_err();
-        assert_says(&error, ErrorKind::Unsupported, &["mkfs.ext4", "apt-get install e2fsprogs"]);
-        assert_eq!(error.effect(), Effect::None);
-    }
+    let error = agent(lab.path(), "a", EXT4).unwrap_err();
+    assert_says(&error, ErrorKind::Unsupported, &["mkfs.ext4", "apt-get install e2fsprogs"]);
+    assert_eq!(error.effect(), Effect::None);
 }
 
 const AS_NOBODY: &str = "STEADFAST_TEST_AS_NOBODY";

@@ -78,7 +78,7 @@ fn images(
             data.make_passable(&mounts)?;
             ImageVolumes::on(folders, filesystem, environment, node.clone(), &data.path(&mounts))?
         }
-        None => ImageVolumes::recorded(folders, filesystem, environment)?,
+        None => ImageVolumes::recorded(folders, filesystem, environment),
     }))
 }
 

@@ -6,8 +6,8 @@
 //! FOLDER/image.lock   held for the length of one change, by the programs that carry it out as well
 //! ```
 //!
-//! A file that the record does not name was never the volume, or is no more. So a file system is only ever made in a
-//! file that nothing names yet, and nothing else is written to in its place.
+//! A file that the record does not name was never the volume, or is no more. A file system is only ever made in a file
+//! that the record tells is being made, and the record only says so if there was none: nothing is formatted twice.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -33,8 +33,8 @@ const FORMAT: u32 = 1;
 struct Record {
     format: u32,
     filesystem: Filesystem,
-    /// The identifier in the file system itself.
-    uuid: String,
+    /// The identifier in the file system itself; none before it was made in full.
+    uuid: Option<String>,
     size_bytes: u64,
     /// Which file it is.
     number: u64,
@@ -78,56 +78,53 @@ impl Image {
         Lock::try_exclusive(&path).map_err(|error| Problem::at(&path, error))
     }
 
-    /// Makes the image if there is none.
+    /// Makes the image if there is none yet. What was made once, and is not there, is not made again.
     pub(super) fn make(&self, lock: &Lock, filesystem: Filesystem, size_bytes: u64) -> Result<(), Problem> {
-        if self.record()?.is_some() {
-            return Ok(());
-        }
-        let plain = self.folder.join("identity.json");
-        if plain.exists() {
-            let message = format!(
-                "VolumeForeign: {} was made as a folder, and has data: write \"folder\" as volume_kind",
-                self.folder.display()
-            );
-            return Err(Problem::new(ErrorKind::Invalid, message));
-        }
-        let least = filesystem.least_bytes();
+        let begun = match self.record()? {
+            Some(Record { uuid: Some(_), .. }) => return Ok(()),
+            Some(begun) => begun,
+            None => {
+                self.check_unused()?;
+                let (uuid, mounted, extra) = (None, None, Map::new());
+                Record { format: FORMAT, filesystem, uuid, size_bytes, number: 1, mounted, extra }
+            }
+        };
+        let least = begun.filesystem.least_bytes();
         if size_bytes < least {
             let message = format!(
                 "ConfigInvalid: {} MiB are too few for {}: ask for {} MiB or more",
                 size_bytes >> 20,
-                filesystem.as_str(),
+                begun.filesystem.as_str(),
                 least >> 20
             );
             return Err(Problem::new(ErrorKind::Invalid, message));
         }
-        let number = 1;
-        let file = self.file(number);
-        let made = self.format(filesystem, size_bytes, &file, lock).inspect_err(|_| discard(&file))?;
-        let record = Record {
-            format: FORMAT,
-            filesystem,
-            uuid: made,
-            size_bytes,
-            number,
-            mounted: None,
-            extra: Map::new(),
-        };
-        self.write(&record)
+        self.write(&begun)?;
+        let file = self.file(begun.number);
+        let uuid = self.format(&begun, &file, lock).inspect_err(|_| discard(&file))?;
+        self.write(&Record { uuid: Some(uuid), ..begun })
     }
 
-    /// Makes a file system in a file that is no volume yet; gives its identifier.
-    fn format(
-        &self,
-        filesystem: Filesystem,
-        size_bytes: u64,
-        file: &Path,
-        lock: &Lock,
-    ) -> Result<String, Problem> {
-        let failed = |error| Problem::at(file, error);
+    /// That there is no data which an image would hide, and no image that has lost its record.
+    fn check_unused(&self) -> Result<(), Problem> {
+        for (name, remedy) in [
+            ("identity.json", "it was made as a folder, and has data: write \"folder\" as volume_kind"),
+            ("image.1", "there is an image, and image.json that tells of it is gone: put it back"),
+        ] {
+            if self.folder.join(name).exists() {
+                let message = format!("VolumeForeign: {}: {remedy}", self.folder.display());
+                return Err(Problem::new(ErrorKind::Corrupt, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the file system in a file that is no volume yet; gives its identifier.
+    fn format(&self, begun: &Record, file: &Path, lock: &Lock) -> Result<String, Problem> {
+        let (filesystem, failed) = (begun.filesystem, |error| Problem::at(file, error));
         let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
         let opened = opened.map_err(failed)?;
-        opened.set_len(size_bytes).map_err(failed)?;
+        opened.set_len(begun.size_bytes).map_err(failed)?;
         let (maker, options) = filesystem.maker();
         let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
         arguments.push(file.as_os_str());
@@ -143,7 +140,8 @@ impl Image {
     /// Mounts it at `target` for `node`, which it is attached to. One that another node may still have mounted is copied
     /// first: what that node writes from then on goes into a file that is the volume no more.
     pub(super) fn mount(&self, lock: &Lock, node: &NodeName, target: &Path) -> Result<(), Problem> {
-        let mut record = self.record()?.ok_or_else(|| self.no_image())?;
+        let message = "IoError: its image is not made yet";
+        let mut record = self.record()?.ok_or_else(|| Problem::new(ErrorKind::Unavailable, message))?;
         if let Some(from) = mounted_from(target).map_err(|error| Problem::at(target, error))? {
             if from == self.file(record.number) && record.mounted.as_ref() == Some(node) {
                 return Ok(());
@@ -244,12 +242,12 @@ impl Image {
             return Err(corrupt(&file, &format!("it has {length} of {} bytes", record.size_bytes)));
         }
         match record.filesystem.uuid(&file).map_err(|error| Problem::at(&file, error))? {
-            Some(uuid) if uuid == record.uuid => Ok(()),
+            found if found.is_some() && found == record.uuid => Ok(()),
             Some(uuid) => {
                 let message = format!(
                     "VolumeForeign: {} holds the file system {uuid}, and this volume's is {}: put the right file back",
                     file.display(),
-                    record.uuid
+                    record.uuid.as_deref().unwrap_or("not made yet")
                 );
                 Err(Problem::new(ErrorKind::Corrupt, message))
             }
@@ -319,15 +317,6 @@ impl Image {
         write().map_err(|error| Problem::at(&path, error))
     }
 
-    fn no_image(&self) -> Problem {
-        let message = format!(
-            "VolumeForeign: {} has no image: it was made as a folder, or is not whole; write \"folder\" as volume_kind, \
-             or bring its files back",
-            self.folder.display()
-        );
-        Problem::new(ErrorKind::Corrupt, message)
-    }
-
     /// That a program could not do its work, by what it said.
     fn told(&self, program: &str, text: &str) -> Problem {
         if text.contains("No space left") || text.contains("Disk quota exceeded") {
@@ -342,15 +331,12 @@ impl Image {
 }
 
 /// That the programs which making and mounting need are there.
-pub(super) fn check_programs(filesystem: Filesystem, mounting: bool) -> Result<(), Problem> {
-    let package = filesystem.package();
-    let mut wanted = vec![(filesystem.maker().0, package)];
-    if mounting {
-        wanted.extend(filesystem.repairer().map(|(program, _)| (program, package)));
-        wanted.extend(["mount", "umount"].map(|program| (program, "mount")));
-    }
-    wanted
-        .into_iter()
+pub(super) fn check_programs(filesystem: Filesystem) -> Result<(), Problem> {
+    let repairer = filesystem.repairer().map(|(program, _)| program);
+    let of_filesystem = [Some(filesystem.maker().0), repairer].into_iter().flatten();
+    of_filesystem
+        .map(|program| (program, filesystem.package()))
+        .chain(["mount", "umount"].map(|program| (program, "mount")))
         .find(|(program, _)| find(program).is_none())
         .map_or(Ok(()), |(program, package)| Err(missing(program, package)))
 }

@@ -65,7 +65,7 @@ impl Lab {
 
     /// The volumes as a server has them.
     pub fn server(&self) -> ImageVolumes {
-        server(self.path(), self.filesystem).unwrap()
+        ImageVolumes::recorded(folders(self.path()), self.filesystem, Environment::system([5; 32]))
     }
 
     pub fn target(&self, name: &str, id: &VolumeId) -> PathBuf {
@@ -147,10 +147,6 @@ fn folders(lab: &Path) -> Arc<dyn VolumeProvider> {
 pub fn agent(lab: &Path, name: &str, filesystem: Filesystem) -> steadfast_core::Result<ImageVolumes> {
     let environment = Environment::system([4; 32]);
     ImageVolumes::on(folders(lab), filesystem, environment, node(name), &lab.join(name))
-}
-
-pub fn server(lab: &Path, filesystem: Filesystem) -> steadfast_core::Result<ImageVolumes> {
-    ImageVolumes::recorded(folders(lab), filesystem, Environment::system([5; 32]))
 }
 
 /// Attaches a volume to a machine; gives where it is mounted.
