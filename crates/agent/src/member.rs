@@ -32,7 +32,7 @@ use crate::guards::GuardState;
 use crate::host::MountedVolume;
 use decide::{Holding, Process, Step, View, Wanted};
 use liveness::Liveness;
-use reason::reason_of;
+use reason::told_of;
 use restarts::Restarts;
 use waiting::Slowing;
 
@@ -455,6 +455,6 @@ impl MemberTask {
     }
 
     fn block_on(&mut self, error: &Error) {
-        self.status.blocked = Some((reason_of(error), error.message().to_owned()));
+        self.status.blocked = Some(told_of(error));
     }
 }

@@ -14,7 +14,7 @@ use steadfast_core::workflow::claim::ClaimProgress;
 
 use super::data::{self, DataStep, DataView, wanted_role};
 use super::decide::Wanted;
-use super::{Known, MemberTask, Records, reason_of};
+use super::{Known, MemberTask, Records, told_of};
 use crate::guard::{GuardSpec, LogSpec};
 use crate::host::{MountedVolume, Outcome, PrepareJob, VolumeFacts};
 use crate::seams::MadeEngine;
@@ -39,7 +39,8 @@ enum Again {
 
 impl From<Error> for Held {
     fn from(error: Error) -> Self {
-        Held { reason: reason_of(&error), message: error.message().to_owned(), again: Again::Soon }
+        let (reason, message) = told_of(&error);
+        Held { reason, message, again: Again::Soon }
     }
 }
 
@@ -399,12 +400,13 @@ impl Held {
 /// A volume that somebody else still uses is only waited for. What says neither by a code nor by its kind why it
 /// failed is a program of the engine that did not end well: no store is asked while data is prepared.
 fn not_prepared(error: Error) -> Held {
-    let (reason, again) = match reason_of(&error) {
+    let (reason, message) = told_of(&error);
+    let (reason, again) = match reason {
         reason if error.kind() == ErrorKind::Busy => (reason, Again::Soon),
         Reason::EngineUnhealthy | Reason::StoreUnavailable => (Reason::EngineUnhealthy, Again::Failed),
         reason => (reason, Again::Refused),
     };
-    Held { reason, message: error.message().to_owned(), again }
+    Held { reason, message, again }
 }
 
 fn millis(duration: Duration) -> u64 {

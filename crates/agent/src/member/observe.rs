@@ -170,7 +170,7 @@ impl MemberTask {
                 if has_diverged(&error) {
                     self.diverged = true;
                 }
-                Err((super::reason_of(&error), error.message().to_owned()))
+                Err(super::told_of(&error))
             }
             None => Err((Reason::EngineUnhealthy, "a change of role takes too long".to_owned())),
         }
@@ -205,7 +205,7 @@ impl MemberTask {
         }
         let setting = self.setting(known).await.map_err(Held::into_blocked)?;
         let made = self.parts().engines.engine(&setting.definition, setting.context.clone());
-        let made = made.map_err(|error| (super::reason_of(&error), error.message().to_owned()))?;
+        let made = made.map_err(|error| super::told_of(&error))?;
         if let Some(live) = &mut self.live {
             live.engine = made.engine;
             live.revision = known.revision.revision;

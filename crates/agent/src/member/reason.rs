@@ -3,10 +3,21 @@
 use steadfast_core::error::{Error, ErrorKind};
 use steadfast_core::model::Reason;
 
-/// The code for an error: its own, if its message begins with one, as the engines' do.
-pub(super) fn reason_of(error: &Error) -> Reason {
-    let code = error.message().split_once(": ").map(|(code, _)| code);
-    let own = code.and_then(|code| Reason::ALL.iter().find(|reason| reason.as_str() == code).cloned());
+/// The code for an error, and what it says beside that.
+pub(super) fn told_of(error: &Error) -> (Reason, String) {
+    let text = own_code(error).map_or(error.message(), |(_, text)| text);
+    (reason_of(error), text.to_owned())
+}
+
+/// The code that the message of an error begins with, as the engines' do, and the rest of it.
+fn own_code(error: &Error) -> Option<(Reason, &str)> {
+    let (code, text) = error.message().split_once(": ")?;
+    Some((Reason::ALL.iter().find(|reason| reason.as_str() == code)?.clone(), text))
+}
+
+/// The code for an error: its own, if it has one.
+fn reason_of(error: &Error) -> Reason {
+    let own = own_code(error).map(|(code, _)| code);
     own.or_else(|| disk_reason(error)).unwrap_or_else(|| match error.kind() {
         ErrorKind::Throttled => Reason::Throttled,
         ErrorKind::Denied => Reason::PermissionDenied,
@@ -31,4 +42,21 @@ fn disk_reason(error: &Error) -> Option<Reason> {
         source = cause.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_an_error_is_told_once() {
+        let told =
+            |message: &str| told_of(&Error::new(ErrorKind::Busy, "addresses", "assign", "10.0.0.7", message));
+        let text = "00:16:3e:00:00:01 answers for it";
+        assert_eq!(
+            told(&format!("AddressHeldElsewhere: {text}")),
+            (Reason::AddressHeldElsewhere, text.to_owned())
+        );
+        assert_eq!(told("umount: target is busy"), (Reason::VolumeBusy, "umount: target is busy".to_owned()));
+    }
 }

@@ -33,7 +33,7 @@ impl MemberTask {
         let done = self.parts().env.timeout(ROLE_PATIENCE, engine.admit(&peers, voters.version)).await;
         let version = done
             .ok_or_else(|| (Reason::EngineUnhealthy, "a change of voters takes too long".to_owned()))?
-            .map_err(|error| (super::reason_of(&error), error.message().to_owned()))?;
+            .map_err(|error| super::told_of(&error))?;
         if let Some(live) = &mut self.live {
             live.admitted = Some((group.membership_term, version));
         }
