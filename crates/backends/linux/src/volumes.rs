@@ -21,10 +21,11 @@ mod filesystem;
 mod image;
 mod system;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,6 +34,7 @@ use steadfast_core::ids::{ClusterName, NodeName, VolumeId};
 use steadfast_core::volume::{Attachment, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus};
 use steadfast_core::{Environment, Error, ErrorKind, Result};
 use steadfast_lock::Lock;
+use tokio::sync::oneshot;
 
 use crate::rounds;
 pub use filesystem::{Filesystem, UnknownFilesystem};
@@ -41,6 +43,8 @@ use system::Problem;
 
 /// How long a change waits for another one of the same volume. Only a copy takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an attachment is waited for before it counts as begun: what came of it is seen, or told by the next call.
+const SOON: Duration = Duration::from_secs(2);
 /// How often it looks whether the other one is done.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -51,6 +55,8 @@ pub struct ImageVolumes {
     filesystem: Filesystem,
     environment: Environment,
     here: Option<Here>,
+    /// How attachments have failed that nobody waited for to their end.
+    late: Arc<Mutex<BTreeMap<VolumeId, Problem>>>,
 }
 
 /// The node on which this runs.
@@ -74,7 +80,7 @@ impl ImageVolumes {
         filesystem: Filesystem,
         environment: Environment,
     ) -> Self {
-        ImageVolumes { folders, filesystem, environment, here: None }
+        ImageVolumes { folders, filesystem, environment, here: None, late: Arc::default() }
     }
 
     /// The volumes as the agent of `node` has them: those attached to it are mounted below `mounts`, a folder of this
@@ -100,7 +106,8 @@ impl ImageVolumes {
             .and_then(|()| fs::canonicalize(mounts))
             .map_err(|error| refuse(Problem::at(mounts, error)))?;
         check_programs(filesystem).map_err(refuse)?;
-        Ok(ImageVolumes { folders, filesystem, environment, here: Some(Here { node, mounts }) })
+        let here = Some(Here { node, mounts });
+        Ok(ImageVolumes { folders, filesystem, environment, here, late: Arc::default() })
     }
 
     /// Keeps this node's mounts in line with the records until the process stops.
@@ -262,15 +269,34 @@ impl VolumeProvider for ImageVolumes {
     async fn begin_attach(&self, id: &VolumeId, node: &NodeName) -> Result<()> {
         self.folders.begin_attach(id, node).await?;
         let Some(here) = self.here.as_ref().filter(|here| here.node == *node) else { return Ok(()) };
+        if let Some(problem) = held(&self.late).remove(id) {
+            return Err(self.error("attach", id, problem));
+        }
         let status = self.folder("attach", id).await?;
         let (image, lock) = self.lock("attach", &status).await?;
         let (node, target) = (here.node.clone(), here.target(id));
         let (filesystem, size) = (self.filesystem, status.spec.size_bytes);
+        let (late, subject) = (Arc::clone(&self.late), id.clone());
+        let (tell, told) = oneshot::channel();
         let work = move || {
-            image.make(&lock, filesystem, size)?;
-            image.mount(&lock, &node, &target)
+            let done = image.make(&lock, filesystem, size).and_then(|()| image.mount(&lock, &node, &target));
+            if let Err(Err(problem)) = tell.send(done) {
+                held(&late).insert(subject, problem);
+            }
+            // Whoever sees that nothing is under way any more finds what came of it.
+            drop(lock);
+            Ok(())
         };
-        self.blocking(work).await.map_err(|problem| self.error("attach", id, problem))
+        // If it takes long, it goes on by itself: a volume is made, or copied.
+        let begun = async { tokio::join!(self.blocking(work), told).1 };
+        match self.environment.timeout(SOON, begun).await {
+            Some(Ok(Err(problem))) => Err(self.error("attach", id, problem)),
+            Some(Err(_)) => {
+                let message = "the thread that did it has ended";
+                Err(self.error("attach", id, Problem::new(ErrorKind::Internal, message)))
+            }
+            Some(Ok(Ok(()))) | None => Ok(()),
+        }
     }
 
     async fn begin_detach(&self, id: &VolumeId, expected: &NodeName) -> Result<()> {
@@ -294,6 +320,11 @@ impl fmt::Display for ImageVolumes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} images in {}", self.filesystem.as_str(), self.folders)
     }
+}
+
+/// Nothing that is done under these locks can panic half-way, so a poisoned one holds a whole value.
+fn held<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn folder_of(status: &VolumeStatus) -> Result<PathBuf, Problem> {

@@ -348,3 +348,46 @@ async fn whoever_is_not_root_is_told_so_before_anything_is_mounted() {
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
 }
+
+const SLOW: &str = "STEADFAST_TEST_SLOW";
+
+/// A copy that takes long is begun, seen to be under way, and told of when it has failed.
+#[tokio::test]
+async fn a_copy_that_fails_when_nobody_waits_for_it_any_more_is_told_of() {
+    let test = "a_copy_that_fails_when_nobody_waits_for_it_any_more_is_told_of";
+    if !may_mount(test, EXT4) {
+        return;
+    }
+    let Some(folder) = std::env::var_os(SLOW) else {
+        let lab = Lab::new(EXT4);
+        let programs = lab.path().join("programs");
+        fs::create_dir(&programs).unwrap();
+        // It waits for somebody to write a line.
+        let pipe = lab.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let cp = format!(
+            "#!/bin/sh\n[ $1 = --reflink=never ] && read line < '{}'\necho No space left on device >&2\nexit 1\n",
+            pipe.display()
+        );
+        fs::write(programs.join("cp"), cp).unwrap();
+        assert!(Command::new("chmod").arg("755").arg(programs.join("cp")).status().unwrap().success());
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", test]).env(SLOW, lab.path()).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    };
+    let folder = Path::new(&folder);
+    let (old, new) = (agent(folder, "a", EXT4).unwrap(), agent(folder, "b", EXT4).unwrap());
+    let id = old.ensure(&volumes::spec(EXT4)).await.unwrap();
+    attached(&old, "a", &id).await;
+    new.begin_detach(&id, &node("a")).await.unwrap();
+    new.begin_attach(&id, &node("b")).await.unwrap();
+    assert_eq!(seen(&new, &id).await.attachment, Attachment::Attaching(node("b")));
+    fs::write(folder.join("pipe"), "go on\n").unwrap();
+    while seen(&new, &id).await.attachment != Attachment::Free {
+        tokio::task::yield_now().await;
+    }
+    let error = new.begin_attach(&id, &node("b")).await.unwrap_err();
+    assert_says(&error, ErrorKind::QuotaExceeded, &["DiskFull", "free space"]);
+}

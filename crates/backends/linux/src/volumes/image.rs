@@ -15,6 +15,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use steadfast_core::ErrorKind;
@@ -208,12 +209,19 @@ impl Image {
         let to = self.file(number);
         discard(&to);
         let before = written(&from)?;
-        let arguments = ["--reflink=auto", "--sparse=always", "--"].map(OsStr::new);
-        let arguments = [&arguments[..], &[from.as_os_str(), to.as_os_str()]].concat();
+        let copy = |how: [&str; 2]| {
+            let arguments = [&how.map(OsStr::new)[..], &[from.as_os_str(), to.as_os_str()]].concat();
+            run("cp", "coreutils", &arguments, Some(lock))
+        };
         let copied = || {
-            let output = run("cp", "coreutils", &arguments, Some(lock))?;
-            if !output.status.success() {
-                return Err(self.told("cp", &said(&output)));
+            if !copy(["--reflink=always", "--"])?.status.success() {
+                discard(&to);
+                // A copy that fills the folder would take the room of every other volume.
+                self.check_room(&from)?;
+                let output = copy(["--reflink=never", "--sparse=always"])?;
+                if !output.status.success() {
+                    return Err(self.told("cp", &said(&output)));
+                }
             }
             if written(&from)? != before {
                 let message = format!("VolumeBusy: {} is still being written to", from.display());
@@ -226,6 +234,20 @@ impl Image {
         self.write(&taken)?;
         discard(&from);
         Ok(taken)
+    }
+
+    /// That the folder has room for what the file takes.
+    fn check_room(&self, file: &Path) -> Result<(), Problem> {
+        let wanted = fs::metadata(file).map_err(|error| Problem::at(file, error))?.blocks() * 512;
+        let space = statvfs(&self.folder).map_err(|error| Problem::at(&self.folder, error.into()))?;
+        let free = space.blocks_available().saturating_mul(space.fragment_size());
+        if free < wanted {
+            let text =
+                format!("a copy takes {} MiB, and {} MiB are free", wanted.div_ceil(1 << 20), free >> 20);
+            let full = io::Error::new(io::ErrorKind::StorageFull, text);
+            return Err(Problem::at(&self.folder, full));
+        }
+        Ok(())
     }
 
     /// That the file is what the record says, as far as can be seen without mounting it.
