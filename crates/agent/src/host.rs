@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use steadfast_core::engine::{EngineContext, Peer, WantedRole};
 use steadfast_core::error::Result;
-use steadfast_core::ids::{Epoch, MemberId, ServiceId, VolumeName};
+use steadfast_core::ids::{Epoch, MemberId, MemberName, ServiceId, VolumeName};
 use steadfast_core::model::Reason;
 
 pub use local::{LocalHost, Preparer};
@@ -134,6 +134,29 @@ pub struct Outcome {
 /// A node's disks, ports and data.
 #[async_trait]
 pub trait NodeHost: Debug + Send + Sync + 'static {
+    /// Has the engine of `member` find a volume that is attached to this node; gives where it does.
+    ///
+    /// # Behavior
+    /// - Idempotent. A host whose engines see what it sees has nothing to do.
+    ///
+    /// # Errors
+    /// Why it does not, as a code and in words.
+    async fn mount(
+        &self,
+        _member: &MemberName,
+        volume: MountedVolume,
+    ) -> Result<MountedVolume, (Reason, String)> {
+        Ok(volume)
+    }
+
+    /// Undoes every [`mount`](Self::mount) for a member of which nothing runs here. Nothing there: success.
+    ///
+    /// # Errors
+    /// Why something is left, as a code and in words.
+    async fn unmount(&self, _member: &MemberName) -> Result<(), (Reason, String)> {
+        Ok(())
+    }
+
     /// What a volume holds.
     ///
     /// # Errors

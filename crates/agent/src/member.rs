@@ -426,13 +426,7 @@ impl MemberTask {
             }
             Step::Kill { why, engine_failed } => Some(self.kill(why, engine_failed).await),
             Step::Release => Some(self.release().await),
-            Step::Forget => {
-                if let Err(error) = self.parts().guards.forget(&self.name).await {
-                    self.block_on(&error);
-                    return Some(timers.look);
-                }
-                None
-            }
+            Step::Forget => self.forget().await,
         }
     }
 

@@ -7,6 +7,9 @@
 //!         guards/MEMBER/          lock, spec.json, control.sock, exit.json, guard.err
 //!         run/MEMBER/             configuration and sockets of the engine
 //! ```
+//!
+//! Where engines run in containers, `guard/` and `run/` of a member are in a folder of its own elsewhere, which its
+//! container sees at the same path, with everything else that it needs ([`NodeDir::with_containers`]).
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -19,7 +22,11 @@ use steadfast_lock::Lock;
 
 /// Where the files of a node are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeDir(PathBuf);
+pub struct NodeDir {
+    path: PathBuf,
+    /// The folder with a folder for each member, where engines run in containers.
+    members: Option<PathBuf>,
+}
 
 /// What only the one agent of a node has.
 #[derive(Debug)]
@@ -39,37 +46,78 @@ impl NodeHold {
 impl NodeDir {
     /// The node whose folder is `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        NodeDir(path.into())
+        NodeDir { path: path.into(), members: None }
+    }
+
+    /// The same node, with engines in containers: what the container of a member sees is in a folder of the member's
+    /// name in `members`.
+    #[must_use]
+    pub fn with_containers(self, members: impl Into<PathBuf>) -> Self {
+        NodeDir { members: Some(members.into()), ..self }
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// What a member's container sees, at the same path; none where engines do not run in containers.
+    pub fn member(&self, member: &MemberName) -> Option<PathBuf> {
+        self.members.as_ref().map(|members| members.join(member.as_str()))
     }
 
     /// The agent's lock.
     pub fn agent_lock(&self) -> PathBuf {
-        self.0.join("agent.lock")
+        self.path.join("agent.lock")
     }
 
     /// The lock that everything on the node shares.
     pub fn machine_lock(&self) -> PathBuf {
-        self.0.join("machine.lock")
+        self.path.join("machine.lock")
+    }
+
+    /// The same lock, where the guard of a member finds it.
+    pub fn machine_lock_of(&self, member: &MemberName) -> PathBuf {
+        self.member(member).map_or_else(|| self.machine_lock(), |folder| folder.join("machine.lock"))
+    }
+
+    /// The folder that a member's log is written to; `logs` is the one with those of all members.
+    pub fn log(&self, member: &MemberName, logs: &Path) -> PathBuf {
+        self.member(member).map_or_else(|| logs.join(member.as_str()), |folder| folder.join("log"))
     }
 
     /// The file with the node's present life.
     pub fn incarnation(&self) -> PathBuf {
-        self.0.join("incarnation")
+        self.path.join("incarnation")
     }
 
-    /// The folder with the guards' folders.
+    /// The folder with a folder for each member that has, or had, a guard here.
     pub fn guards(&self) -> PathBuf {
-        self.0.join("guards")
+        self.members.clone().unwrap_or_else(|| self.path.join("guards"))
     }
 
     /// A guard's folder.
     pub fn guard(&self, member: &MemberName) -> PathBuf {
-        self.guards().join(member.as_str())
+        self.member(member).map_or_else(|| self.guards().join(member.as_str()), |folder| folder.join("guard"))
+    }
+
+    /// The members with a folder in [`guards`](Self::guards).
+    ///
+    /// # Errors
+    /// If the folder cannot be read. One that is not there has none.
+    pub fn guarded(&self) -> io::Result<Vec<MemberName>> {
+        let entries = match fs::read_dir(self.guards()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut members = Vec::new();
+        for entry in entries {
+            // What bears no member's name is not ours.
+            members.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()));
+        }
+        members.sort();
+        Ok(members)
     }
 
     /// The lock that a member's guard and engine hold.
@@ -94,7 +142,10 @@ impl NodeDir {
 
     /// The folder for what an engine needs as long as it runs here.
     pub fn run(&self, member: &MemberName) -> PathBuf {
-        self.0.join("run").join(member.as_str())
+        match self.member(member) {
+            Some(folder) => folder.join("run"),
+            None => self.path.join("run").join(member.as_str()),
+        }
     }
 
     /// Becomes the agent of this node, for as long as the result lives. Guards that are alive are of the node's
@@ -106,12 +157,12 @@ impl NodeDir {
     /// # Errors
     /// `AddrInUse` if the node has an agent already; else what the disk says.
     pub fn hold(&self, entropy: &Entropy) -> io::Result<NodeHold> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         let Some(agent) = Lock::try_exclusive(&self.agent_lock())? else {
             let holders = steadfast_lock::holders(&self.agent_lock())?;
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
-                format!("{} has an agent already: process {holders:?}", self.0.display()),
+                format!("{} has an agent already: process {holders:?}", self.path.display()),
             ));
         };
         let alive = steadfast_lock::is_held(&self.machine_lock())?;
@@ -141,14 +192,9 @@ impl NodeDir {
     /// If `/proc` or the folder cannot be read.
     pub fn kill_strays(&self) -> io::Result<usize> {
         let mut strays = steadfast_lock::holders(&self.machine_lock())?;
-        let guards = match fs::read_dir(self.guards()) {
-            Ok(guards) => Some(guards),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            // Guards that cannot be seen would pass for strays.
-            Err(error) => return Err(error),
-        };
-        for guard in guards.into_iter().flatten() {
-            for pid in steadfast_lock::holders(&guard?.path().join("lock"))? {
+        // Guards that cannot be seen would pass for strays.
+        for member in self.guarded()? {
+            for pid in steadfast_lock::holders(&self.guard_lock(&member))? {
                 strays.remove(&pid);
             }
         }

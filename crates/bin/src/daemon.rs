@@ -10,6 +10,7 @@ mod shared_volumes;
 pub(crate) mod supervise;
 mod tasks;
 pub(crate) mod up;
+mod volume_plugin;
 mod volumes;
 mod wiring;
 

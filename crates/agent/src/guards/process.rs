@@ -70,7 +70,23 @@ impl ProcessGuards {
         }
     }
 
-    /// Everything but the process itself.
+    /// Everything but the process itself, unless there is one; gives where its errors go.
+    pub(crate) fn make_ready(&self, spec: &GuardSpec) -> Result<Stdio> {
+        let member = &spec.member;
+        let failure = |error| failed(ErrorKind::Unavailable, "start", member, &error).without_effect();
+        if steadfast_lock::is_held(&self.dir.guard_lock(member)).map_err(failure)? {
+            return Err(
+                Error::new(ErrorKind::Busy, "guards", "start", member, "it runs already").without_effect()
+            );
+        }
+        self.lay_out(spec).map_err(failure)
+    }
+
+    /// Whether a guard answers now, or has ended since it was made ready.
+    pub(crate) async fn has_come_up(&self, member: &MemberName) -> Result<bool> {
+        Ok(self.ask(member, &Request::Status).await.is_ok() || self.last_exit(member)?.is_some())
+    }
+
     fn lay_out(&self, spec: &GuardSpec) -> io::Result<Stdio> {
         let folder = self.dir.guard(&spec.member);
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
@@ -126,22 +142,16 @@ impl ProcessGuards {
 impl Guards for ProcessGuards {
     async fn list(&self) -> Result<Vec<(MemberName, ServiceName)>> {
         let folder = self.dir.guards();
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed(ErrorKind::Unavailable, "list", folder.display(), &error)),
-        };
-        let mut members: Vec<(MemberName, ServiceName)> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let member: MemberName = entry.file_name().to_str()?.parse().ok()?;
-                // Without a spec no guard was ever started there.
-                let spec: GuardSpec = serde_json::from_slice(&fs::read(self.dir.spec(&member)).ok()?).ok()?;
-                Some((member, spec.service))
-            })
-            .collect();
-        members.sort();
-        Ok(members)
+        let guarded = self
+            .dir
+            .guarded()
+            .map_err(|error| failed(ErrorKind::Unavailable, "list", folder.display(), &error))?;
+        let with_service = guarded.into_iter().filter_map(|member| {
+            // Without a spec no guard was ever started there.
+            let spec: GuardSpec = serde_json::from_slice(&fs::read(self.dir.spec(&member)).ok()?).ok()?;
+            Some((member, spec.service))
+        });
+        Ok(with_service.collect())
     }
 
     async fn find(&self, member: &MemberName) -> Result<GuardState> {
@@ -172,17 +182,7 @@ impl Guards for ProcessGuards {
 
     async fn start(&self, spec: &GuardSpec) -> Result<()> {
         let member = &spec.member;
-        let lock = self.dir.guard_lock(member);
-        let held = steadfast_lock::is_held(&lock)
-            .map_err(|error| failed(ErrorKind::Unavailable, "start", member, &error).without_effect())?;
-        if held {
-            return Err(
-                Error::new(ErrorKind::Busy, "guards", "start", member, "it runs already").without_effect()
-            );
-        }
-        let errors = self
-            .lay_out(spec)
-            .map_err(|error| failed(ErrorKind::Unavailable, "start", member, &error).without_effect())?;
+        let errors = self.make_ready(spec)?;
         let child = Command::new(self.program.path())
             .arg0("steadfast")
             .args(["guard", "--spec"])

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::ids::MemberName;
 use steadfast_core::model::Reason;
 use steadfast_core::runtime::Environment;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +18,7 @@ use tokio::process::Command;
 
 use super::apart::Apart;
 use super::{MountedVolume, NodeHost, Outcome, PrepareJob, VolumeFacts};
+use crate::containers::MemberMounts;
 use crate::disk;
 use crate::prepare::{self, Answer};
 use crate::seams::EngineSource;
@@ -36,17 +38,39 @@ pub struct LocalHost {
     env: Environment,
     preparer: Preparer,
     apart: Apart,
+    mounts: Option<MemberMounts>,
 }
 
 impl LocalHost {
     /// The node this process runs on.
     pub fn new(env: Environment, preparer: Preparer) -> Self {
-        LocalHost { env, preparer, apart: Apart::default() }
+        LocalHost { env, preparer, apart: Apart::default(), mounts: None }
+    }
+
+    /// Mounts volumes where the containers of their members find them.
+    #[must_use]
+    pub fn with_mounts(self, mounts: MemberMounts) -> Self {
+        LocalHost { mounts: Some(mounts), ..self }
     }
 }
 
 #[async_trait]
 impl NodeHost for LocalHost {
+    async fn mount(
+        &self,
+        member: &MemberName,
+        volume: MountedVolume,
+    ) -> Result<MountedVolume, (Reason, String)> {
+        let Some(mounts) = self.mounts.clone() else { return Ok(volume) };
+        let (member, place) = (member.clone(), volume.folder.clone());
+        let mounted = self.apart.look(&place, move || mounts.mount(&member, &volume)).await;
+        mounted.unwrap_or_else(|| Err(disk::silent()))
+    }
+
+    async fn unmount(&self, member: &MemberName) -> Result<(), (Reason, String)> {
+        self.mounts.as_ref().map_or(Ok(()), |mounts| mounts.unmount(member))
+    }
+
     async fn volume(&self, volume: &MountedVolume) -> Result<VolumeFacts, (Reason, String)> {
         let seen = volume.clone();
         let looked = self.apart.look(&volume.folder, move || facts(&seen)).await;

@@ -186,7 +186,9 @@ impl MemberTask {
             let (folder, lock) = found_at.ok_or_else(|| {
                 held(Reason::VolumeAttaching, format!("volume {name} cannot be found on this node"))
             })?;
-            found.push(MountedVolume::new(name.clone(), folder, lock));
+            let volume = MountedVolume::new(name.clone(), folder, lock);
+            let mounted = self.parts().host.mount(&self.name, volume).await;
+            found.push(mounted.map_err(|(reason, message)| held(reason, message))?);
         }
         Ok(found)
     }
@@ -369,14 +371,14 @@ impl MemberTask {
             incarnation,
             command: made.engine.start_command()?,
             run_as: made.run_as,
-            machine_lock: Some(parts.dir.machine_lock()),
+            machine_lock: Some(parts.dir.machine_lock_of(&self.name)),
             guard_lock: parts.dir.guard_lock(&self.name),
             volumes: setting.volumes.iter().map(MountedVolume::guarded).collect(),
             lock_wait_ms: millis(parts.config.timers.lock_wait),
             control: parts.dir.control(&self.name),
             exit: parts.dir.exit(&self.name),
             log: LogSpec {
-                folder: parts.config.logs.join(self.name.as_str()),
+                folder: parts.dir.log(&self.name, &parts.config.logs),
                 max_bytes: LOG_BYTES,
                 keep: LOGS_KEPT,
             },

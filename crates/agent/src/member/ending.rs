@@ -89,7 +89,25 @@ impl MemberTask {
         }
     }
 
+    /// Forgets the member, which is no longer this node's business; gives when to try again, or `None` when it is done.
+    pub(super) async fn forget(&mut self) -> Option<Duration> {
+        let (guards, host) = (Arc::clone(&self.parts().guards), Arc::clone(&self.parts().host));
+        if let Err(blocked) = host.unmount(&self.name).await {
+            self.status.blocked = Some(blocked);
+        } else if let Err(error) = guards.forget(&self.name).await {
+            self.block_on(&error);
+        } else {
+            return None;
+        }
+        Some(self.parts().config.timers.look)
+    }
+
     pub(super) async fn release(&mut self) -> Duration {
+        // A volume that is mounted here is not given back yet.
+        if let Err(blocked) = self.parts().host.unmount(&self.name).await {
+            self.status.blocked = Some(blocked);
+            return self.growing_pause();
+        }
         match self.node.claimant.release(&self.inbox.service, &self.name).await {
             Ok(ClaimProgress::Prepared(member)) => {
                 if let Records::Known(known) = &mut self.records {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use steadfast_agent::agent::{self, AgentParts};
 use steadfast_agent::config::{AgentConfig, AgentTimers};
-use steadfast_agent::guards::{GuardProgram, ProcessGuards};
+use steadfast_agent::guards::{GuardProgram, Guards, ProcessGuards};
 use steadfast_agent::host::{LocalHost, Preparer};
 use steadfast_agent::node_dir::NodeDir;
 use steadfast_agent::seams::SecretSource;
@@ -20,6 +20,7 @@ use steadfast_core::backends::Backends;
 use steadfast_core::ids::{MemberName, NodeName, ServiceId, ZoneName};
 use steadfast_core::metadata::MetadataCapabilities;
 
+use super::volume_plugin::{self, Containers};
 use super::wiring::Wiring;
 use super::{Signals, engine_source, logging, tasks};
 use crate::cli::{Global, check_secrecy, read_token};
@@ -44,6 +45,9 @@ pub(crate) struct AgentOptions {
     /// A label, for placement
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
+    /// Engines run in containers: answer the engine of Docker, which asks for their volumes on this socket
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = volume_plugin::SOCKET)]
+    volume_plugin: Option<PathBuf>,
     #[command(flatten)]
     logging: logging::LogOptions,
 }
@@ -66,7 +70,14 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     data.check_passable()?;
     data.make_passable(&folder)?;
     data.make_passable(folder.join("run"))?;
-    let dir = NodeDir::new(data.node(&options.node));
+    let plain = NodeDir::new(data.node(&options.node));
+    let containers = match &options.volume_plugin {
+        Some(socket) => {
+            Some(Containers::new(plain.clone(), &config.cluster, data.path("logs"), socket.clone())?)
+        }
+        None => None,
+    };
+    let dir = containers.as_ref().map_or(plain, |containers| containers.dir.clone());
     let hold = dir.hold(environment.entropy()).map_err(|error| {
         let failure = Failure::new(format!("become the agent of {}: {error}", options.node));
         match error.kind() {
@@ -88,7 +99,16 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     if config.shared_volumes.is_some() {
         watch_nodes(&environment, &backends, Duration::from_millis(config.node_lease_ms) / 6);
     }
+    let guards: Arc<dyn Guards> = match &containers {
+        Some(containers) => Arc::new(containers.guards(&environment)),
+        None => Arc::new(ProcessGuards::new(environment.clone(), dir.clone(), guard_program()?)),
+    };
     let preparer = Preparer::Program(PathBuf::from("/proc/self/exe"), vec![PREPARE.to_owned()]);
+    let mut host = LocalHost::new(environment.clone(), preparer);
+    if let Some(containers) = containers {
+        host = containers.host(host);
+        containers.answer(&environment, store.clone(), options.node.clone())?;
+    }
     let parts = AgentParts {
         config: AgentConfig {
             node: options.node.clone(),
@@ -108,8 +128,8 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
         env: environment.clone(),
         engines: Arc::new(engine_source::StoredEngines::new(environment.clone(), store.clone())),
         secrets: Arc::new(ApiSecrets { client, node: options.node.clone() }),
-        guards: Arc::new(ProcessGuards::new(environment.clone(), dir.clone(), guard_program()?)),
-        host: Arc::new(LocalHost::new(environment.clone(), preparer)),
+        guards,
+        host: Arc::new(host),
         dir,
         store,
         backends,

@@ -1,0 +1,171 @@
+//! Which container has a member.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use steadfast_core::ids::MemberName;
+use steadfast_core::runtime::Moment;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::guard::{GuardSpec, write_durably};
+use crate::node_dir::NodeDir;
+
+/// Lets one container have what was prepared for a member, and keeps the others out.
+///
+/// There is an offer while the agent waits for the guard of an engine that is ready to start. Whoever takes it has the
+/// member until it gives it back, or until there is another offer, which is made only when nothing of the engine is left.
+/// Who has it is written down beside the guard's lock, so that the next agent knows.
+#[derive(Debug)]
+pub struct Gate {
+    dir: NodeDir,
+    /// Each member has a lock of its own: what is done for one holds up nobody else.
+    doors: Mutex<BTreeMap<MemberName, Arc<Mutex<Door>>>>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Door {
+    /// What the guard is to be started with, while it is waited for.
+    offer: Option<GuardSpec>,
+    /// The caller that has the member.
+    taken: Option<String>,
+}
+
+/// What became of an attempt to take a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taking {
+    /// The caller has it.
+    Taken,
+    /// Somebody else has it.
+    TakenBy,
+    /// There is no offer.
+    NotOffered,
+}
+
+impl Gate {
+    /// The gate of a node.
+    pub fn new(dir: NodeDir) -> Self {
+        Gate { dir, doors: Mutex::default(), news: Notify::new() }
+    }
+
+    /// Offers the member of `spec`: nothing of an engine is left, so whoever had it has it no more.
+    pub(super) fn offer(&self, spec: &GuardSpec) -> io::Result<()> {
+        self.with(&spec.member, |door, note| {
+            forget(note)?;
+            *door = Door { offer: Some(spec.clone()), taken: None };
+            Ok(())
+        })?;
+        self.news.notify_waiters();
+        Ok(())
+    }
+
+    /// Ends the offer. Who has taken it keeps the member.
+    pub(super) fn withdraw(&self, member: &MemberName) {
+        lock(&self.door(member)).offer = None;
+    }
+
+    /// Takes the member for the caller `id`. Taking again what one has is success.
+    pub(super) fn take(&self, member: &MemberName, id: &str) -> io::Result<Taking> {
+        let runs = steadfast_lock::is_held(&self.dir.guard_lock(member))?;
+        self.with(member, |door, note| {
+            let waited_for = runs || door.offer.is_some();
+            Ok(match &door.taken {
+                Some(taken) if taken == id && waited_for => Taking::Taken,
+                Some(_) if waited_for => Taking::TakenBy,
+                _ if runs => Taking::TakenBy,
+                _ if door.offer.is_none() => Taking::NotOffered,
+                _ => {
+                    // Not for longer than the machine runs: what a crash of it leaves of the engine is nothing.
+                    fs::write(note, id)?;
+                    door.taken = Some(id.to_owned());
+                    Taking::Taken
+                }
+            })
+        })
+    }
+
+    /// Gives back what the caller `id` has of the member. What it does not have stays whose it is.
+    pub(super) fn give_back(&self, member: &MemberName, id: &str) -> io::Result<()> {
+        self.with(member, |door, note| {
+            if door.taken.as_deref() == Some(id) {
+                forget(note)?;
+                door.taken = None;
+            }
+            Ok(())
+        })?;
+        self.news.notify_waiters();
+        Ok(())
+    }
+
+    /// Whether a caller has the member, as far as is known.
+    pub(super) fn is_taken(&self, member: &MemberName) -> bool {
+        lock(&self.door(member)).taken.is_some()
+    }
+
+    /// Gives a guard that has not come up yet the node's lease until then. One that has ended is not extended: others
+    /// may have the member by now.
+    pub(super) fn extend_lease(&self, member: &MemberName, now: Moment, until: Moment) -> io::Result<()> {
+        let spec_path = self.dir.spec(member);
+        self.with(member, |door, _| {
+            let Some(offer) = &mut door.offer else { return Ok(()) };
+            let Some(ends) = offer.lease_until_ms else { return Ok(()) };
+            if millis(now) < ends && ends < millis(until) {
+                offer.lease_until_ms = Some(millis(until));
+                write_durably(&spec_path, &serde_json::to_vec(offer)?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Told when something was offered or given back.
+    pub(super) fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+
+    fn with<T>(
+        &self,
+        member: &MemberName,
+        change: impl FnOnce(&mut Door, &Path) -> io::Result<T>,
+    ) -> io::Result<T> {
+        change(&mut lock(&self.door(member)), &self.note(member))
+    }
+
+    /// Where it is written down who has a member.
+    fn note(&self, member: &MemberName) -> PathBuf {
+        self.dir.guard(member).join("mounted-by")
+    }
+
+    fn door(&self, member: &MemberName) -> Arc<Mutex<Door>> {
+        let mut doors = lock(&self.doors);
+        let door = doors.entry(member.clone()).or_insert_with(|| {
+            // Unreadable is not known: then the locks alone keep others out.
+            let taken = fs::read_to_string(self.note(member)).ok();
+            Arc::new(Mutex::new(Door { offer: None, taken }))
+        });
+        Arc::clone(door)
+    }
+}
+
+fn forget(note: &Path) -> io::Result<()> {
+    match fs::remove_file(note) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn millis(moment: Moment) -> u64 {
+    u64::try_from(moment.since_zero().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Nothing that is done under these locks can panic half-way, so a poisoned one holds a whole value.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+pub(super) mod tests;
