@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("steadfast-backend-remote", &["steadfast-api"]),
     ("steadfast-backend-rfc2136", &[]),
     ("steadfast-orchestrator-process", &["steadfast-lock"]),
+    ("steadfast-orchestrator-swarm", &[]),
     (
         "steadfast-backends",
         &[
@@ -33,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "steadfast-backend-rfc2136",
         ],
     ),
-    ("steadfast-orchestrators", &["steadfast-orchestrator-process"]),
+    ("steadfast-orchestrators", &["steadfast-orchestrator-process", "steadfast-orchestrator-swarm"]),
     ("steadfast", ALL_BUT_BIN),
     ("steadfast-sim", ALL_BUT_BIN),
     // Tests and benchmarks of the whole. The binary is run by them, not linked.
@@ -61,6 +62,7 @@ const ALL_BUT_BIN: &[&str] = &[
     "steadfast-catalog",
     "steadfast-lock",
     "steadfast-orchestrator-process",
+    "steadfast-orchestrator-swarm",
     "steadfast-orchestrators",
 ];
 

@@ -1,5 +1,6 @@
 //! A cluster's configuration (`cluster.json` in the data folder): written once with defaults, then the user's.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +51,9 @@ pub(crate) struct ClusterConfig {
     /// The folder with the volumes, if they are not in the data folder: one that every machine of the cluster mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shared_volumes: Option<PathBuf>,
+    /// The Docker Swarm that runs the engines; none: the agents do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) swarm: Option<SwarmConfig>,
     /// What the volumes in that folder are.
     #[serde(default, skip_serializing_if = "VolumeKind::is_folder")]
     pub(crate) volume_kind: VolumeKind,
@@ -72,6 +76,22 @@ impl VolumeKind {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls is given a reference")]
     fn is_folder(&self) -> bool {
         *self == VolumeKind::Folder
+    }
+}
+
+/// The Docker Swarm that runs the engines, in containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SwarmConfig {
+    /// Blueprint → image, which every node has or can fetch.
+    pub(crate) images: BTreeMap<String, String>,
+    /// The socket of each machine's engine.
+    pub(crate) engine: PathBuf,
+}
+
+impl Default for SwarmConfig {
+    fn default() -> Self {
+        SwarmConfig { images: BTreeMap::new(), engine: PathBuf::from("/run/docker.sock") }
     }
 }
 
@@ -129,6 +149,7 @@ impl ClusterConfig {
             names: None,
             network: None,
             shared_volumes: None,
+            swarm: None,
             volume_kind: VolumeKind::Folder,
         })
     }

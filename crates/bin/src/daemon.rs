@@ -8,6 +8,7 @@ pub(crate) mod logging;
 pub(crate) mod serve;
 mod shared_volumes;
 pub(crate) mod supervise;
+mod swarm;
 mod tasks;
 pub(crate) mod up;
 mod volume_plugin;

@@ -3,3 +3,5 @@
 
 #[cfg(feature = "process")]
 pub use steadfast_orchestrator_process as process;
+#[cfg(feature = "swarm")]
+pub use steadfast_orchestrator_swarm as swarm;

@@ -20,6 +20,7 @@ use steadfast_core::backends::Backends;
 use steadfast_core::ids::{MemberName, NodeName, ServiceId, ZoneName};
 use steadfast_core::metadata::MetadataCapabilities;
 
+use super::swarm;
 use super::volume_plugin::{self, Containers};
 use super::wiring::Wiring;
 use super::{Signals, engine_source, logging, tasks};
@@ -71,6 +72,12 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     data.make_passable(&folder)?;
     data.make_passable(folder.join("run"))?;
     let plain = NodeDir::new(data.node(&options.node));
+    if config.swarm.is_some() && options.volume_plugin.is_none() {
+        return Err(Failure::usage(
+            "the engines of this cluster run in a Docker Swarm",
+            "give --volume-plugin",
+        ));
+    }
     let containers = match &options.volume_plugin {
         Some(socket) => {
             Some(Containers::new(plain.clone(), &config.cluster, data.path("logs"), socket.clone())?)
@@ -108,6 +115,9 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     if let Some(containers) = containers {
         host = containers.host(host);
         containers.answer(&environment, store.clone(), options.node.clone())?;
+        if let Some(swarm) = &config.swarm {
+            swarm::advertise(swarm, &environment)?;
+        }
     }
     let parts = AgentParts {
         config: AgentConfig {

@@ -21,6 +21,10 @@ use crate::exit::{Context as _, Failure, Result};
 /// Where the engine of Docker looks for a plugin called `steadfast`.
 pub(super) const SOCKET: &str = "/run/docker/plugins/steadfast.sock";
 
+/// What the plugin is called, after its socket.
+#[cfg(feature = "swarm")]
+pub(super) const DRIVER: &str = "steadfast";
+
 /// The folder that has one for each member of a cluster, the same on every machine: containers see theirs there, too.
 pub(super) fn members(cluster: &ClusterName) -> PathBuf {
     Path::new("/run/steadfast").join(cluster.as_str())

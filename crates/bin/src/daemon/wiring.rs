@@ -14,6 +14,7 @@ use steadfast_core::store::{PREFIX, Store};
 use steadfast_orchestrators::process::{BlindProver, LockProver, NodeProver, ProcessOrchestrator};
 
 use super::addresses::Addresses;
+use super::swarm;
 use super::volumes::Volumes;
 use crate::config::ClusterConfig;
 use crate::data_dir::DataDir;
@@ -67,6 +68,11 @@ impl Wiring {
         let orchestrator: Arc<dyn Orchestrator> = Arc::new(
             ProcessOrchestrator::new(environment.clone(), store.clone(), prover).with_lease_death(MARGIN),
         );
+        // Agents ask about nodes' leases only, which are no matter of Swarm's.
+        let orchestrator = match (&config.swarm, node) {
+            (Some(swarm), None) => swarm::over(orchestrator, config, swarm, &store, environment)?,
+            _ => orchestrator,
+        };
         let backends = Backends {
             volumes: stack(volumes.provider(), options, environment, &counters),
             ips: stack(ips, options, environment, &counters),

@@ -22,9 +22,18 @@ pub(crate) struct MachineOptions {
     /// A folder that every machine mounts, for the volumes [default: that of last time, or the data folder]
     #[arg(long, value_name = "DIR")]
     shared_volumes: Option<PathBuf>,
+    /// Engines are services of this machine's Docker Swarm, and those of this blueprint have this image [default: those of
+    /// last time]
+    #[arg(long, value_name = "BLUEPRINT=IMAGE", value_parser = image)]
+    swarm_image: Vec<(String, String)>,
     /// What the volumes in that folder are [default: that of last time, or folder]
     #[arg(long, value_name = "KIND")]
     volume_kind: Option<VolumeKind>,
+}
+
+fn image(text: &str) -> Result<(String, String), String> {
+    let (blueprint, image) = text.split_once('=').ok_or("write BLUEPRINT=IMAGE")?;
+    Ok((blueprint.to_owned(), image.to_owned()))
 }
 
 /// How long a node's lease is at least when it is written down that volumes are shared, in milliseconds. The leases of
@@ -38,6 +47,9 @@ impl MachineOptions {
         let (data, mut config) = DataDir::prepare(given, |_| {})?;
         let before = config.clone();
         config.network = self.network(&before)?;
+        if !self.swarm_image.is_empty() {
+            config.swarm.get_or_insert_default().images.extend(self.swarm_image.iter().cloned());
+        }
         if let Some(wanted) = &self.shared_volumes {
             self.share(&data, &mut config, wanted)?;
         }

@@ -1,0 +1,87 @@
+//! The Docker Swarm that runs the engines of a cluster.
+
+use std::sync::Arc;
+
+use steadfast_core::Environment;
+use steadfast_core::orchestrator::Orchestrator;
+use steadfast_core::store::Store;
+
+use crate::config::{ClusterConfig, SwarmConfig};
+use crate::exit::Result;
+
+#[cfg(feature = "swarm")]
+mod built {
+    use std::time::Duration;
+
+    use steadfast_orchestrators::swarm::{Engine, SwarmOptions, SwarmOrchestrator};
+
+    use super::*;
+    use crate::daemon::volume_plugin;
+
+    /// How often it is looked whether the engine has been started anew, and has forgotten its drivers.
+    const ROUND: Duration = Duration::from_secs(2);
+
+    /// Has the swarm run what `agents` are told.
+    pub(in crate::daemon) fn over(
+        agents: Arc<dyn Orchestrator>,
+        config: &ClusterConfig,
+        swarm: &SwarmConfig,
+        store: &Store,
+        environment: &Environment,
+    ) -> Result<Arc<dyn Orchestrator>> {
+        let options = SwarmOptions {
+            cluster: config.cluster.clone(),
+            images: swarm.images.clone(),
+            driver: volume_plugin::DRIVER.to_owned(),
+            members: volume_plugin::members(&config.cluster),
+        };
+        let engine = Engine::at(&swarm.engine);
+        Ok(Arc::new(SwarmOrchestrator::new(environment.clone(), store.clone(), engine, options, agents)))
+    }
+
+    /// Keeps this machine's engine knowing the plugin, for as long as the agent runs.
+    pub(in crate::daemon) fn advertise(swarm: &SwarmConfig, environment: &Environment) -> Result<()> {
+        let engine = Engine::at(&swarm.engine);
+        let environment = environment.clone();
+        let tasks = environment.tasks().clone();
+        let until = tasks.shutdown();
+        tasks.spawn("volume driver", async move {
+            while !until.is_requested() {
+                if let Err(error) = engine.advertise(volume_plugin::DRIVER).await {
+                    tracing::debug!(error = %error.chain(), "the engine of Docker does not answer");
+                }
+                tokio::select! {
+                    () = until.requested() => {}
+                    () = environment.clock().sleep(ROUND) => {}
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(not(feature = "swarm"))]
+mod built {
+    use super::*;
+    use crate::exit::Failure;
+
+    fn refused() -> Failure {
+        Failure::new("swarm: this build has no Docker Swarm").remedy("build it with --features swarm")
+    }
+
+    pub(in crate::daemon) fn over(
+        _agents: Arc<dyn Orchestrator>,
+        _config: &ClusterConfig,
+        _swarm: &SwarmConfig,
+        _store: &Store,
+        _environment: &Environment,
+    ) -> Result<Arc<dyn Orchestrator>> {
+        Err(refused())
+    }
+
+    pub(in crate::daemon) fn advertise(_swarm: &SwarmConfig, _environment: &Environment) -> Result<()> {
+        Err(refused())
+    }
+}
+
+pub(super) use built::{advertise, over};

@@ -1,0 +1,164 @@
+//! The engine of Docker on this machine: its calls, and what their failures mean.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use bollard::errors::Error as DockerError;
+use bollard::models::{Node, Service, ServiceSpec, Task, VolumeCreateRequest};
+use bollard::query_parameters::{
+    ListNodesOptions, ListServicesOptions, ListTasksOptions, UpdateServiceOptions,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use steadfast_core::error::{Error, ErrorKind, Result};
+use tokio::sync::OnceCell;
+
+/// How long a call may take, in seconds.
+const TIMEOUT: u64 = 20;
+
+/// The engine that listens on a socket of this machine.
+#[derive(Debug)]
+pub struct Engine {
+    socket: PathBuf,
+    /// With the version of the API that both know, once it has answered.
+    client: OnceCell<Docker>,
+}
+
+impl Engine {
+    /// The engine on `socket`. It need not be there yet.
+    pub fn at(socket: impl Into<PathBuf>) -> Self {
+        Engine { socket: socket.into(), client: OnceCell::new() }
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    async fn client(&self) -> Result<&Docker> {
+        self.client
+            .get_or_try_init(|| async {
+                let socket = self.socket.to_string_lossy();
+                let client = Docker::connect_with_unix(&socket, TIMEOUT, API_DEFAULT_VERSION)
+                    .map_err(|error| self.failed("reach", &socket, &error).without_effect())?;
+                client
+                    .negotiate_version()
+                    .await
+                    .map_err(|error| self.failed("reach", &socket, &error).without_effect())
+            })
+            .await
+    }
+
+    /// Has the engine load a volume driver, so that Swarm knows that this node has it: engines look for drivers only when
+    /// one is asked for. Idempotent.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn advertise(&self, driver: &str) -> Result<()> {
+        let client = self.client().await?;
+        let info = client.info().await.map_err(|error| self.failed("ask", driver, &error))?;
+        let known = info.plugins.and_then(|plugins| plugins.volume).unwrap_or_default();
+        if known.iter().any(|known| known == driver) {
+            return Ok(());
+        }
+        // It is loaded to be told that there is no such member.
+        let probe = VolumeCreateRequest {
+            name: Some("no-member".to_owned()),
+            driver: Some(driver.to_owned()),
+            ..VolumeCreateRequest::default()
+        };
+        match client.create_volume(probe).await {
+            Ok(_) | Err(DockerError::DockerResponseServerError { .. }) => Ok(()),
+            Err(error) => Err(self.failed("load", driver, &error)),
+        }
+    }
+
+    pub(crate) async fn nodes(&self) -> Result<Vec<Node>> {
+        let nodes = self.client().await?.list_nodes(None::<ListNodesOptions>).await;
+        nodes.map_err(|error| self.failed("list", "nodes", &error).without_effect())
+    }
+
+    /// The service of this name; `None` if there is none.
+    pub(crate) async fn service(&self, name: &str) -> Result<Option<Service>> {
+        let found = self.client().await?.inspect_service(name, None).await;
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(self.failed("inspect", name, &error).without_effect()),
+        }
+    }
+
+    /// The services with this label.
+    pub(crate) async fn services(&self, label: &str) -> Result<Vec<Service>> {
+        let options = ListServicesOptions { filters: filter("label", label), status: None };
+        let found = self.client().await?.list_services(Some(options)).await;
+        found.map_err(|error| self.failed("list", label, &error).without_effect())
+    }
+
+    /// The tasks of a service, or of those with a label.
+    pub(crate) async fn tasks(&self, by: &str, value: &str) -> Result<Vec<Task>> {
+        let options = ListTasksOptions { filters: filter(by, value) };
+        let found = self.client().await?.list_tasks(Some(options)).await;
+        found.map_err(|error| self.failed("list tasks of", value, &error).without_effect())
+    }
+
+    /// Makes a service. One that somebody else has made meanwhile is looked at with the next try.
+    pub(crate) async fn create(&self, spec: ServiceSpec) -> Result<()> {
+        let name = spec.name.clone().unwrap_or_default();
+        match self.client().await?.create_service(spec, None).await {
+            Ok(_) => Ok(()),
+            Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
+            Err(error) => Err(self.failed("create", name, &error)),
+        }
+    }
+
+    /// Changes a service as it was found.
+    pub(crate) async fn update(&self, found: &Service, spec: ServiceSpec) -> Result<()> {
+        let name = spec.name.clone().unwrap_or_default();
+        let version = found.version.as_ref().and_then(|version| version.index).unwrap_or_default();
+        let version = i32::try_from(version).map_err(|error| {
+            Error::new(ErrorKind::Unsupported, "docker", "update", &name, error).without_effect()
+        })?;
+        let options = UpdateServiceOptions { version, ..UpdateServiceOptions::default() };
+        let id = found.id.clone().unwrap_or_default();
+        match self.client().await?.update_service(&id, spec, options, None).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed("update", name, &error)),
+        }
+    }
+
+    /// Removes a service. Absent is success.
+    pub(crate) async fn remove(&self, name: &str) -> Result<()> {
+        match self.client().await?.delete_service(name).await {
+            Ok(()) => Ok(()),
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(self.failed("remove", name, &error)),
+        }
+    }
+
+    fn failed(&self, operation: &'static str, subject: impl std::fmt::Display, error: &DockerError) -> Error {
+        let told = |kind, message: &str| Error::new(kind, "docker", operation, &subject, message);
+        match error {
+            // There is no code for it. It was refused before anything was done.
+            DockerError::DockerResponseServerError { message, .. } if message.contains("out of sequence") => {
+                told(ErrorKind::Stale, message).without_effect()
+            }
+            DockerError::DockerResponseServerError { status_code, message } => {
+                let kind = match status_code {
+                    400 => ErrorKind::Invalid,
+                    403 => ErrorKind::Denied,
+                    404 => ErrorKind::NotFound,
+                    _ => ErrorKind::Unavailable,
+                };
+                told(kind, message)
+            }
+            error => {
+                let message = format!("{}: {error}", self.socket.display());
+                told(ErrorKind::Unavailable, &message)
+            }
+        }
+    }
+}
+
+fn filter(by: &str, value: &str) -> Option<HashMap<String, Vec<String>>> {
+    Some(HashMap::from([(by.to_owned(), vec![value.to_owned()])]))
+}
