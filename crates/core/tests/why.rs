@@ -1,7 +1,5 @@
 //! Why a member is as it is, as the first that is on call reads it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
