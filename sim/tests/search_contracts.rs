@@ -26,6 +26,8 @@ const NOT_REACHED: &[(&str, &str)] = &[
     ("engine.join", "carried out within host.prepare, in a process of its own"),
     ("engine.reconcile_data", "carried out within host.prepare, in a process of its own"),
     ("host.ports_taken", "looks at the machine itself; simulated machines have every port free"),
+    ("host.mount", "puts together what containers see; simulated engines are processes"),
+    ("host.unmount", "puts together what containers see; simulated engines are processes"),
     ("host.disk", "looks at the machine itself; simulated disks do not fill yet"),
     ("volume.list", "asked only when a member is removed of which nothing was recorded yet"),
     ("ip.list", "asked by the binary's sweep of addresses that nobody has, not by any workflow"),
