@@ -75,22 +75,11 @@ struct State {
     services: BTreeMap<MemberName, ServiceName>,
     /// Of a group's leader: the term by record, the one under which it is seen to lead, and since when both are so. One
     /// that is back and leads under an earlier term is given the time to hear of this one, as if it had just been chosen.
-    leaders: BTreeMap<(ServiceId, GroupName), LeaderSeen>,
+    leaders: BTreeMap<(ServiceId, GroupName), (RoleTerm, Option<RoleTerm>, Moment)>,
     /// Immutable, so kept.
     revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,
     /// The states at the last pass, of the services this process works on.
     states: BTreeMap<ServiceName, ServiceState>,
-}
-
-/// How a group's leader was last seen.
-#[derive(Debug, Clone)]
-struct LeaderSeen {
-    term: RoleTerm,
-    /// The term that it leads under, if it does.
-    under: Option<RoleTerm>,
-    /// Whether anything fresh was known of it.
-    heard: bool,
-    since: Moment,
 }
 
 impl State {
@@ -313,29 +302,24 @@ impl Observer {
         for group in facts.groups() {
             let key = (facts.service.id.clone(), group.name.clone());
             let seen = group.role.and_then(|role| match role.phase {
-                RolePhase::HandingOver => Some((role.term, None, true)),
+                RolePhase::HandingOver => Some((role.term, None)),
                 RolePhase::Bootstrapping | RolePhase::Electing => None,
                 RolePhase::Led => {
                     let leader = role.leader.as_ref()?;
                     let found = group.members.iter().find(|(_, name, _)| name == leader)?.2?;
-                    let status = found.status.as_ref();
-                    Some((role.term, status.and_then(MemberStatus::leads_under), status.is_some()))
+                    Some((role.term, found.status.as_ref().and_then(MemberStatus::leads_under)))
                 }
             });
-            let Some((term, under, heard)) = seen else {
+            let Some((term, under)) = seen else {
                 state.leaders.remove(&key);
                 continue;
             };
-            let fresh = LeaderSeen { term, under, heard, since: now };
-            let entry = state.leaders.entry(key).or_insert_with(|| fresh.clone());
-            // A silence tells nothing: what an agent says first when it is back may be of before its own look.
-            let back = heard && !entry.heard;
-            if back || (entry.term, entry.under) != (term, under) {
-                *entry = fresh;
+            let entry = state.leaders.entry(key).or_insert((term, under, now));
+            if (entry.0, entry.1) != (term, under) {
+                *entry = (term, under, now);
             }
-            entry.heard = heard;
             let side = if under == Some(term) { &mut up } else { &mut down };
-            side.insert(group.name.clone(), now.since(entry.since));
+            side.insert(group.name.clone(), now.since(entry.2));
         }
         drop(state);
         (facts.leader_down_for, facts.leader_up_for) = (down, up);
