@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 
 /// The program under test, away from whatever this user has.
 pub(crate) fn steadfast(data: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
+    for_user(Command::new(env!("CARGO_BIN_EXE_steadfast")), data)
+}
+
+/// The same by way of another command: with nothing of this process's environment that the program goes by.
+pub(crate) fn for_user(mut command: Command, data: &Path) -> Command {
     for variable in [
         "STEADFAST_SERVER",
         "STEADFAST_TOKEN_FILE",

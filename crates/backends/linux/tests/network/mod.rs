@@ -19,7 +19,7 @@ use nix::unistd::gettid;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// How long anything may take before a test fails. Conditions are polled, so this is not waited for.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Whether this user may make namespaces; says so if the test is left out for want of that.
 pub fn may_make_networks(test: &str) -> bool {

@@ -1,0 +1,329 @@
+//! Machines of a cluster, each with a data folder of its own: network namespaces joined by a bridge, an etcd member, a
+//! server and an agent in each, one folder for the volumes, and if it is wanted a Docker Swarm of an engine in each.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "test support: each test file uses its part, and a failure is a panic"
+)]
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::common::{expect, for_user, out};
+use crate::docker::Docker;
+use crate::network::{Machine, Network, eventually};
+
+/// How many machines there are.
+pub const COUNT: u8 = 3;
+/// A service of one Redis, called `NAME`.
+pub const SERVICE: &str = r#"
+apiVersion = "steadfast/v1"
+name = "NAME"
+blueprint = "redis"
+replicas = 1
+[fencing]
+minimum = "F1"
+accept_lease = true
+"#;
+
+/// The machines, and what runs on them.
+pub struct Lab {
+    // Dropped first: what runs holds files of the folder.
+    running: Vec<Child>,
+    /// The agents, by machine.
+    agents: Vec<Child>,
+    /// The engines of Docker, by machine; none: engines run as processes of the agents.
+    engines: Vec<Docker>,
+    pub network: Network,
+    pub folder: tempfile::TempDir,
+}
+
+fn node(at: u8) -> String {
+    format!("node-{at}")
+}
+
+impl Lab {
+    /// The machines, with nothing on them.
+    pub fn new() -> Lab {
+        let folder = tempfile::Builder::new().prefix("sf").tempdir().unwrap();
+        // Engines run as another user, who has to pass through it.
+        passable(folder.path());
+        fs::create_dir(folder.path().join("shared")).unwrap();
+        passable(&folder.path().join("shared"));
+        let network = Network::of(COUNT);
+        Lab { running: Vec::new(), agents: Vec::new(), engines: Vec::new(), network, folder }
+    }
+
+    /// The machines, with engines of Docker that are one swarm.
+    pub fn on_a_swarm() -> Lab {
+        let mut lab = Lab::new();
+        for at in 0..COUNT {
+            let folder = lab.folder.path().join(format!("docker{at}"));
+            lab.engines.push(Docker::prepare(lab.machine(at), &node(at), folder));
+        }
+        lab.start_swarm();
+        lab
+    }
+
+    pub fn engine(&self, at: u8) -> &Docker {
+        &self.engines[usize::from(at)]
+    }
+
+    /// `docker` on a machine, which must succeed; gives what it printed.
+    pub fn docker(&self, at: u8, arguments: &[&str]) -> String {
+        self.engine(at).expect(self.machine(at), arguments)
+    }
+
+    /// `steadfast` for a machine.
+    fn steadfast(&self, at: u8, arguments: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_steadfast");
+        let command = match self.engines.get(usize::from(at)) {
+            Some(engine) => engine.command(program),
+            None => Command::new(program),
+        };
+        let mut command = for_user(command, &self.data(at));
+        command.args(arguments);
+        command
+    }
+
+    pub fn machine(&self, at: u8) -> &Machine {
+        &self.network.machines[usize::from(at)]
+    }
+
+    pub fn data(&self, at: u8) -> PathBuf {
+        self.folder.path().join(format!("m{at}"))
+    }
+
+    pub fn shared(&self) -> PathBuf {
+        self.folder.path().join("shared")
+    }
+
+    /// Starts a program on a machine, its output in a file.
+    fn start(&self, at: u8, mut command: Command) -> Child {
+        let log = self.folder.path().join(format!("m{at}.log"));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.machine(at).run(async move { command.spawn().unwrap() })
+    }
+
+    fn start_etcd(&mut self, at: u8) {
+        let own = Network::address(at);
+        let all: Vec<String> =
+            (0..COUNT).map(|at| format!("m{at}=http://{}:2380", Network::address(at))).collect();
+        let (client, peer) = (format!("http://{own}:2379"), format!("http://{own}:2380"));
+        let mut command = Command::new("etcd");
+        command.args(["--name", &format!("m{at}"), "--listen-client-urls", &client]);
+        command.args(["--advertise-client-urls", &client, "--listen-peer-urls", &peer]);
+        command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &all.join(",")]);
+        command.arg("--data-dir").arg(self.folder.path().join(format!("etcd{at}")));
+        let etcd = self.start(at, command);
+        self.running.push(etcd);
+    }
+
+    /// Three engines that are one swarm, each of them a manager.
+    fn start_swarm(&mut self) {
+        for at in 0..COUNT {
+            self.engines[usize::from(at)].start(&self.network.machines[usize::from(at)]);
+            self.engine(at).make_image(self.machine(at));
+        }
+        let own = |at| Network::address(at).to_string();
+        self.docker(0, &["swarm", "init", "--advertise-addr", &own(0), "--listen-addr", &own(0)]);
+        let token = self.docker(0, &["swarm", "join-token", "--quiet", "manager"]);
+        for at in 1..COUNT {
+            let manager = format!("{}:2377", own(0));
+            self.docker(at, &["swarm", "join", "--token", &token, "--advertise-addr", &own(at), &manager]);
+        }
+    }
+
+    /// `steadfast serve` on a machine, listening there for its own users alone.
+    fn serve(&mut self, at: u8, more: &[&str]) {
+        let id = format!("server-{at}");
+        let server = self.start(at, self.steadfast(at, &[&["serve", "--id", &id], more].concat()));
+        self.running.push(server);
+        let told = self.data(at).join(format!("servers/server-{at}/endpoint.json"));
+        eventually("the server listens", || told.exists().then_some(()));
+    }
+
+    fn agent(&mut self, at: u8, more: &[&str]) {
+        let (node, zone) = (node(at), format!("z{at}"));
+        let own = ["agent", "--node", &node, "--zone", &zone];
+        let agent = self.start(at, self.steadfast(at, &[&own[..], more].concat()));
+        self.agents.push(agent);
+    }
+
+    /// Three machines of a cluster, from nothing, as its documentation says; the first server is told `more`, and every
+    /// agent is told `to_agents`.
+    pub fn up(&mut self, more: &[&str], to_agents: &[&str]) {
+        for at in 0..COUNT {
+            self.start_etcd(at);
+        }
+        let hosts: Vec<String> = (0..COUNT).map(|at| format!("{}:2379", Network::address(at))).collect();
+        let store = format!("etcd://{}/lab", hosts.join(","));
+        let shared = self.shared();
+        let network = ["--interface", "eth0", "--addresses", "10.77.0.100-10.77.0.119"];
+        let stored = ["--store", &store, "--shared-volumes", shared.to_str().unwrap()];
+        self.serve(0, &[&stored, &network, more].concat());
+        for at in 1..COUNT {
+            fs::create_dir(self.data(at)).unwrap();
+            for file in ["cluster.json", "key"] {
+                fs::copy(self.data(0).join(file), self.data(at).join(file)).unwrap();
+            }
+            self.serve(at, &[]);
+        }
+        for at in 0..COUNT {
+            self.agent(at, to_agents);
+        }
+        self.all_ready(0);
+    }
+
+    /// Waits until every node is Ready, as `at` sees it.
+    pub fn all_ready(&self, at: u8) {
+        eventually("every node is Ready", || {
+            let nodes = self.json(at, &["node", "list"])?;
+            let items = nodes["items"].as_array()?;
+            (items.len() == usize::from(COUNT) && items.iter().all(|node| node["health"] == "Ready"))
+                .then_some(())
+        });
+    }
+
+    /// Kills everything of a node but its server and its etcd, without a word.
+    pub fn kill_node(&mut self, at: u8, service: &str) {
+        let agent = &mut self.agents[usize::from(at)];
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        self.engines[usize::from(at)].kill();
+        for pid in self.processes(at, service) {
+            // The engine dies with its guard.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+
+    /// The command line on a machine, which asks that machine's server.
+    pub fn cli(&self, at: u8, arguments: &[&str]) -> Output {
+        self.machine(at).output(self.steadfast(at, arguments))
+    }
+
+    pub fn json(&self, at: u8, arguments: &[&str]) -> Option<Value> {
+        let output = self.cli(at, &[arguments, &["-o", "json"]].concat());
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Makes a service of one Redis, and waits for it; gives the machine that it is on, and its address.
+    pub fn create(&self, name: &str) -> (u8, String) {
+        self.create_as(name, SERVICE)
+    }
+
+    pub fn create_as(&self, name: &str, service: &str) -> (u8, String) {
+        let file = self.folder.path().join("service.toml");
+        fs::write(&file, service.replace("NAME", name)).unwrap();
+        expect(&self.cli(0, &["apply", "-f", file.to_str().unwrap(), "--wait"]), 0);
+        eventually("the service is healthy", || self.serving(0, name))
+    }
+
+    /// Asks a service's Redis from a machine, by its name.
+    pub fn redis(&self, at: u8, service: &str, arguments: &[&str]) -> Option<String> {
+        let output = self.cli(at, &[&["connect", service, "--"], arguments].concat());
+        output.status.success().then(|| out(&output).trim().to_owned())
+    }
+
+    /// The machine that a service's only member is on, and its address, once it serves as `at` sees it.
+    pub fn serving(&self, at: u8, service: &str) -> Option<(u8, String)> {
+        let view = self.json(at, &["get", service])?;
+        let member = view["members"].as_array()?.first()?;
+        let on = (0..COUNT).find(|at| member["node"] == node(*at))?;
+        (view["state"] == "Healthy").then_some((on, member["address"].as_str()?.to_owned()))
+    }
+
+    /// The processes of a service's only member on a machine: its guard, and everything of its engine.
+    pub fn processes(&self, at: u8, service: &str) -> BTreeSet<i32> {
+        let lock = match self.engines.get(usize::from(at)) {
+            Some(engine) => engine.within(&format!("/run/steadfast/local/{service}-0/guard/lock")),
+            None => self.data(at).join(format!("nodes/{}/guards/{service}-0/lock", node(at))),
+        };
+        steadfast_lock::holders(&lock).unwrap()
+    }
+
+    /// How many volumes the machines have mounted, those that have any.
+    pub fn mounted(&self) -> Vec<(u8, usize)> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let counted = (0..COUNT).map(|at| (at, table.matches(self.data(at).to_str().unwrap()).count()));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// How many loop devices have a file of the shared folder.
+    pub fn loops(&self) -> usize {
+        let listed = Command::new("losetup").args(["--list", "--noheadings"]).output().unwrap();
+        out(&listed).matches(self.shared().to_str().unwrap()).count()
+    }
+
+    /// Has the etcd member of a machine lead the others.
+    pub fn lead_etcd(&self, at: u8) {
+        let control = |at: u8, arguments: &[&str]| {
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(arguments);
+            command.args(["-w", "json", "--endpoints", &format!("http://{}:2379", Network::address(at))]);
+            let output = self.machine(at).output(command);
+            expect(&output, 0);
+            output.stdout
+        };
+        let members: Vec<(u64, u64)> = (0..COUNT)
+            .map(|at| {
+                let told: Value = serde_json::from_slice(&control(at, &["endpoint", "status"])).unwrap();
+                let status = &told[0]["Status"];
+                (status["header"]["member_id"].as_u64().unwrap(), status["leader"].as_u64().unwrap())
+            })
+            .collect();
+        let (wanted, leader) = members[usize::from(at)];
+        let leads = (0..COUNT).find(|at| members[usize::from(*at)].0 == leader).unwrap();
+        if leads != at {
+            control(leads, &["move-leader", &format!("{wanted:x}")]);
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for at in 0..COUNT {
+                let log =
+                    fs::read_to_string(self.folder.path().join(format!("m{at}.log"))).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().filter(|line| !line.contains("etcdserver")).collect();
+                println!("machine {at}:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            }
+            for engine in &self.engines {
+                println!("engine:\n{}", engine.log());
+            }
+        }
+        for child in self.agents.iter_mut().chain(&mut self.running) {
+            // It may have ended by itself.
+            child.kill().ok();
+            child.wait().ok();
+        }
+        // Engines outlive their agents.
+        for at in 0..COUNT {
+            let lock = self.data(at).join("nodes").join(node(at)).join("machine.lock");
+            for pid in steadfast_lock::holders(&lock).unwrap_or_default() {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+        }
+        for at in 0..COUNT {
+            let mounts = self.data(at).join("nodes").join(node(at)).join("volumes");
+            for mount in fs::read_dir(mounts).into_iter().flatten().flatten() {
+                Command::new("umount").arg("-l").arg(mount.path()).stderr(Stdio::null()).status().ok();
+            }
+        }
+    }
+}
+
+fn passable(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).unwrap();
+}
