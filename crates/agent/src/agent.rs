@@ -9,7 +9,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast_core::backends::Backends;
@@ -29,6 +29,7 @@ use crate::host::NodeHost;
 use crate::member::MemberTask;
 use crate::node_dir::NodeDir;
 use crate::seams::{EngineSource, SecretSource};
+use crate::sync::lock;
 
 /// What an agent works with.
 #[derive(Debug, Clone)]
@@ -133,11 +134,6 @@ impl Inbox {
         change(&mut lock(&self.told));
         self.wake.notify_one();
     }
-}
-
-/// Nothing that is done under these locks can panic half-way, so a poisoned one holds a whole value.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the agent until `shutdown`. The engines go on.

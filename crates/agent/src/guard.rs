@@ -36,6 +36,7 @@ use nix::unistd::Pid;
 pub(crate) use control::short_path;
 pub(crate) use locks::sign;
 pub use log::CURRENT;
+pub(crate) use protocol::deadline_ms;
 pub use protocol::{
     Ending, GuardExit, GuardSpec, GuardStage, GuardStatus, GuardedVolume, LogSpec, Request, RunAs,
 };
@@ -133,6 +134,14 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     fs::File::open(folder)?.sync_all()
+}
+
+/// Removes a file. Not there: success.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn complain(message: &str) {

@@ -19,3 +19,4 @@ mod member;
 pub mod node_dir;
 pub mod prepare;
 pub mod seams;
+mod sync;

@@ -333,8 +333,8 @@ impl MemberTask {
             }
             GuardState::Orphans => Process::Orphans,
             GuardState::Absent(exit) => {
-                let lived = self.live.as_ref().map(|live| live.incarnation.clone());
-                let lived = lived.filter(|_| self.status.phase != MemberPhase::Stopping);
+                let live = self.live.as_ref().filter(|_| self.status.phase != MemberPhase::Stopping);
+                let lived = live.map(|live| live.incarnation.clone());
                 self.gone();
                 // Nobody waits for the store to hear that it serves no more.
                 self.publish();

@@ -106,18 +106,7 @@ impl NodeDir {
     /// # Errors
     /// If the folder cannot be read. One that is not there has none.
     pub fn guarded(&self) -> io::Result<Vec<MemberName>> {
-        let entries = match fs::read_dir(self.guards()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut members = Vec::new();
-        for entry in entries {
-            // What bears no member's name is not ours.
-            members.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()));
-        }
-        members.sort();
-        Ok(members)
+        members_in(&self.guards())
     }
 
     /// The lock that a member's guard and engine hold.
@@ -202,6 +191,22 @@ impl NodeDir {
         strays.retain(|pid| Some(*pid) != own);
         steadfast_lock::kill_holders_among(&[&self.machine_lock()], &strays).map(|killed| killed.len())
     }
+}
+
+/// The members that have an entry of their name in `folder`, in order. A folder that is not there has none.
+pub(crate) fn members_in(folder: &Path) -> io::Result<Vec<MemberName>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut members = Vec::new();
+    for entry in entries {
+        // What bears no member's name is not ours.
+        members.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()));
+    }
+    members.sort();
+    Ok(members)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
 
 use common::cluster::has_redis;
-use common::{expect, out};
+use common::{err, expect, out};
 use docker::{Docker, IMAGE, has_docker};
 use network::{Network, eventually, may_make_networks};
 use nix::sys::signal::{Signal, kill};
@@ -57,13 +57,17 @@ impl Lab {
         self.agent = Some(self.start(&["agent", "--node", "node-1", "--zone", "a", "--volume-plugin"]));
     }
 
-    fn up(&mut self) {
+    fn serve(&mut self) {
         // Engines run as another user, who has to pass through it.
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         self.server = Some(self.start(&["serve"]));
         let told = self.folder.path().join("data/servers/server-1/endpoint.json");
         eventually("the server listens", || told.exists().then_some(()));
+    }
+
+    fn up(&mut self) {
+        self.serve();
         self.start_agent();
         eventually("the plugin listens", || {
             self.docker.within("/run/docker/plugins/steadfast.sock").exists().then_some(())
@@ -144,6 +148,23 @@ impl Drop for Lab {
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
     }
+}
+
+#[test]
+fn the_plugin_removes_nothing_that_is_no_socket() {
+    let test = "the_plugin_removes_nothing_that_is_no_socket";
+    if !may_make_networks(test) || !has_docker(test) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.serve();
+    let notes = lab.folder.path().join("notes");
+    fs::write(&notes, "mine").unwrap();
+    let plugin = format!("--volume-plugin={}", notes.display());
+    let refused = lab.cli(&["agent", "--node", "node-1", "--zone", "a", &plugin]);
+    assert!(!refused.status.success());
+    assert!(err(&refused).contains("is no socket"), "{}", err(&refused));
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "mine");
 }
 
 #[test]

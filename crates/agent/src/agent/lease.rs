@@ -11,7 +11,9 @@ use steadfast_core::model::{MemberStatus, NodeStatus, Reason};
 use steadfast_core::planted::{self, Planted};
 use steadfast_core::runtime::Moment;
 
-use super::{AgentParts, Node, lock};
+use super::{AgentParts, Node};
+use crate::guard::deadline_ms;
+use crate::sync::lock;
 
 impl Node {
     /// Renews the lease three times as often as it lasts, and at once when there is news. Ends only with an error
@@ -122,9 +124,7 @@ impl Node {
         }
         let until = lock(&self.renewed).map(|asked| asked.plus(self.parts.config.timers.lease));
         match until {
-            Some(until) if until > self.parts.env.clock().monotonic() => {
-                Ok(Some(u64::try_from(until.since_zero().as_millis()).unwrap_or(u64::MAX)))
-            }
+            Some(until) if until > self.parts.env.clock().monotonic() => Ok(Some(deadline_ms(until))),
             _ => Err((Reason::LeaseLost, "the node's lease could not be renewed".to_owned())),
         }
     }

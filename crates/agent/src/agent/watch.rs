@@ -13,7 +13,8 @@ use steadfast_core::metadata::{Hint, Key};
 use steadfast_core::orchestrator::Assignment;
 use steadfast_core::planted::{self, Planted};
 
-use super::{AgentParts, Inbox, Node, lock};
+use super::{AgentParts, Inbox, Node};
+use crate::sync::lock;
 
 /// What a round of hints is about.
 #[derive(Debug, Default)]

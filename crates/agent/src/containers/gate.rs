@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use steadfast_core::ids::MemberName;
 use steadfast_core::runtime::Moment;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::guard::{GuardSpec, write_durably};
+use crate::guard::{GuardSpec, deadline_ms, remove_if_there, write_durably};
 use crate::node_dir::NodeDir;
+use crate::sync::lock;
 
 /// Lets one container have what was prepared for a member, and keeps the others out.
 ///
@@ -55,7 +56,7 @@ impl Gate {
     /// Offers the member of `spec`: nothing of an engine is left, so whoever had it has it no more.
     pub(super) fn offer(&self, spec: &GuardSpec) -> io::Result<()> {
         self.with(&spec.member, |door, note| {
-            forget(note)?;
+            remove_if_there(note)?;
             *door = Door { offer: Some(spec.clone()), taken: None };
             Ok(())
         })?;
@@ -92,7 +93,7 @@ impl Gate {
     pub(super) fn give_back(&self, member: &MemberName, id: &str) -> io::Result<()> {
         self.with(member, |door, note| {
             if door.taken.as_deref() == Some(id) {
-                forget(note)?;
+                remove_if_there(note)?;
                 door.taken = None;
             }
             Ok(())
@@ -113,8 +114,8 @@ impl Gate {
         self.with(member, |door, _| {
             let Some(offer) = &mut door.offer else { return Ok(()) };
             let Some(ends) = offer.lease_until_ms else { return Ok(()) };
-            if millis(now) < ends && ends < millis(until) {
-                offer.lease_until_ms = Some(millis(until));
+            if deadline_ms(now) < ends && ends < deadline_ms(until) {
+                offer.lease_until_ms = Some(deadline_ms(until));
                 write_durably(&spec_path, &serde_json::to_vec(offer)?)?;
             }
             Ok(())
@@ -148,22 +149,6 @@ impl Gate {
         });
         Arc::clone(door)
     }
-}
-
-fn forget(note: &Path) -> io::Result<()> {
-    match fs::remove_file(note) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn millis(moment: Moment) -> u64 {
-    u64::try_from(moment.since_zero().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Nothing that is done under these locks can panic half-way, so a poisoned one holds a whole value.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -26,8 +26,8 @@ use steadfast_core::store::Store;
 
 use super::Gate;
 use super::gate::Taking;
-use crate::guard::write_durably;
-use crate::node_dir::NodeDir;
+use crate::guard::{remove_if_there, write_durably};
+use crate::node_dir::{NodeDir, members_in};
 
 /// How long a container is kept waiting for its member: longer than a lease that has to end first.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -164,10 +164,7 @@ impl VolumePlugin {
         if steadfast_lock::is_held(&self.dir.guard_lock(&member)).map_err(failed)? {
             return Err(format!("{member} runs on {}", self.node));
         }
-        match fs::remove_file(self.note(&member)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.note(&member)).map_err(failed)
     }
 
     fn known(&self, asked: &Asked) -> Result<MemberName, Refusal> {
@@ -176,13 +173,7 @@ impl VolumePlugin {
     }
 
     fn list(&self) -> Result<Vec<MemberName>, Refusal> {
-        let entries = match fs::read_dir(self.notes()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        let names = entries.flatten().map(|entry| entry.file_name());
-        Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
+        members_in(&self.notes()).map_err(failed)
     }
 
     fn volume(&self, member: &MemberName) -> Value {

@@ -30,11 +30,7 @@ pub(super) struct Client {
 impl Control {
     /// Listens at `path`. Whatever was there is gone: the caller holds the lock that makes it the only guard.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+        super::remove_if_there(path)?;
         let (folder, short) = short_path(path)?;
         let listener = UnixListener::bind(short)?;
         drop(folder);

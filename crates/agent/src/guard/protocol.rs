@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_core::engine::{Command, StopSignal};
 use steadfast_core::ids::{Epoch, Generation, Incarnation, MemberName, NodeName, ServiceName};
 use steadfast_core::model::Reason;
-use steadfast_core::runtime::Timestamp;
+use steadfast_core::runtime::{Moment, Timestamp};
 
 /// Everything a guard has to know. Written by the agent with mode 0600 before the guard starts, and not changed
 /// while it lives. Holds no secret.
@@ -53,6 +53,11 @@ pub struct GuardSpec {
     /// on without an agent for ever.
     #[serde(default)]
     pub lease_until_ms: Option<u64>,
+}
+
+/// A deadline as guards are told it: in milliseconds of `CLOCK_BOOTTIME`, which this process's own clock is.
+pub(crate) fn deadline_ms(at: Moment) -> u64 {
+    u64::try_from(at.since_zero().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A user and a group.

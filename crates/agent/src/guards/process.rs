@@ -91,11 +91,7 @@ impl ProcessGuards {
         let folder = self.dir.guard(&spec.member);
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         for stale in [self.dir.exit(&spec.member), self.dir.control(&spec.member)] {
-            match fs::remove_file(&stale) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+            guard::remove_if_there(&stale)?;
         }
         guard::write_durably(&self.dir.spec(&spec.member), &serde_json::to_vec(spec)?)?;
         Ok(fs::File::create(folder.join("guard.err"))?.into())
@@ -228,8 +224,7 @@ impl Guards for ProcessGuards {
     }
 
     async fn extend_lease(&self, member: &MemberName, until: Moment) -> Result<()> {
-        let until_ms = u64::try_from(until.since_zero().as_millis()).unwrap_or(u64::MAX);
-        self.ask(member, &Request::Lease { until_ms })
+        self.ask(member, &Request::Lease { until_ms: guard::deadline_ms(until) })
             .await
             .map(drop)
             .map_err(|error| failed(ErrorKind::Unavailable, "extend lease of", member, &error))

@@ -37,7 +37,7 @@ use steadfast_lock::Lock;
 use tokio::sync::oneshot;
 
 use crate::rounds;
-pub use filesystem::{Filesystem, UnknownFilesystem};
+pub use filesystem::Filesystem;
 use image::{Image, Presence, check_programs};
 use system::Problem;
 

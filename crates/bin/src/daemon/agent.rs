@@ -78,12 +78,11 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
             "give --volume-plugin",
         ));
     }
-    let containers = match &options.volume_plugin {
-        Some(socket) => {
-            Some(Containers::new(plain.clone(), &config.cluster, data.path("logs"), socket.clone())?)
-        }
-        None => None,
-    };
+    let containers = options
+        .volume_plugin
+        .as_ref()
+        .map(|socket| Containers::new(plain.clone(), &config.cluster, data.path("logs"), socket.clone()));
+    let containers = containers.transpose()?;
     let dir = containers.as_ref().map_or(plain, |containers| containers.dir.clone());
     let hold = dir.hold(environment.entropy()).map_err(|error| {
         let failure = Failure::new(format!("become the agent of {}: {error}", options.node));
@@ -114,7 +113,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     let mut host = LocalHost::new(environment.clone(), preparer);
     if let Some(containers) = containers {
         host = containers.host(host);
-        containers.answer(&environment, store.clone(), options.node.clone())?;
+        containers.answer(&environment, store.clone(), options.node.clone()).await?;
         if let Some(swarm) = &config.swarm {
             swarm::advertise(swarm, &environment)?;
         }

@@ -6,7 +6,7 @@
 
 mod addresses;
 mod clients;
-mod listen;
+pub(in crate::daemon) mod listen;
 mod logs;
 mod machines;
 mod metrics;

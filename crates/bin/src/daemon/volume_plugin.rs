@@ -1,8 +1,7 @@
 //! `steadfast agent --volume-plugin`: engines run in containers, and their members are the volumes of this machine's
 //! engine of Docker.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +13,8 @@ use steadfast_agent::node_dir::NodeDir;
 use steadfast_core::Environment;
 use steadfast_core::ids::{ClusterName, NodeName};
 use steadfast_core::store::Store;
-use tokio::net::UnixListener;
 
+use super::serve::listen::on_socket;
 use crate::exit::{Context as _, Failure, Result};
 
 /// Where the engine of Docker looks for a plugin called `steadfast`.
@@ -62,8 +61,11 @@ impl Containers {
     }
 
     /// Answers the engine of Docker for as long as the agent runs.
-    pub(super) fn answer(self, environment: &Environment, store: Store, node: NodeName) -> Result<()> {
-        let listener = listen(&self.socket).context(format!("listen on {}", self.socket.display()))?;
+    pub(super) async fn answer(self, environment: &Environment, store: Store, node: NodeName) -> Result<()> {
+        if let Some(folder) = self.socket.parent() {
+            fs::create_dir_all(folder).context(format!("make {}", folder.display()))?;
+        }
+        let listener = on_socket(&self.socket, "--volume-plugin SOCKET").await?;
         let plugin = VolumePlugin::new(environment.clone(), store, node, self.dir, self.gate);
         let tasks = environment.tasks().clone();
         let until = tasks.shutdown();
@@ -80,18 +82,4 @@ impl Containers {
         });
         Ok(())
     }
-}
-
-/// The one agent of the node listens there: what an earlier one has left is nobody's.
-fn listen(socket: &Path) -> io::Result<UnixListener> {
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }

@@ -4,10 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 /// A kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,11 +16,6 @@ pub enum Filesystem {
     /// XFS. At least 300 MiB.
     Xfs,
 }
-
-/// Not a file system that images can hold.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0} is neither ext4 nor xfs")]
-pub struct UnknownFilesystem(String);
 
 /// Where a file system says what it is (`superblock` of each).
 struct Mark {
@@ -101,16 +94,5 @@ impl Filesystem {
             Filesystem::Ext4 => "ext4",
             Filesystem::Xfs => "xfs",
         }
-    }
-}
-
-impl FromStr for Filesystem {
-    type Err = UnknownFilesystem;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Filesystem::Ext4, Filesystem::Xfs]
-            .into_iter()
-            .find(|known| known.as_str() == text)
-            .ok_or_else(|| UnknownFilesystem(text.to_owned()))
     }
 }

@@ -88,24 +88,30 @@ impl Listen {
                 })
             }
             Listen::Unix(path) => {
-                make_room(path).await?;
-                let listener = UnixListener::bind(path).map_err(|error| refused(path.display(), &error))?;
-                fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-                    .context(format!("protect {}", path.display()))?;
+                let listener = on_socket(path, "--listen unix:PATH").await?;
                 Ok(Listener::Unix(listener, format!("unix://{}", path.display())))
             }
         }
     }
 }
 
+/// Listens on a socket of this machine, for this user alone; `option` is how its path is given.
+pub(in crate::daemon) async fn on_socket(path: &Path, option: &str) -> Result<UnixListener> {
+    make_room(path, option).await?;
+    let listener = UnixListener::bind(path).map_err(|error| refused(path.display(), &error))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .context(format!("protect {}", path.display()))?;
+    Ok(listener)
+}
+
 /// Removes a socket that nobody listens at any more.
-async fn make_room(path: &Path) -> Result<()> {
+async fn make_room(path: &Path, option: &str) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Failure::new(format!("look at {}: {error}", path.display()))),
         Ok(found) if !found.file_type().is_socket() => {
             Err(Failure::new(format!("{} is there and is no socket", path.display()))
-                .remedy("give another path with --listen unix:PATH"))
+                .remedy(format!("give another path with {option}")))
         }
         Ok(_) => match tokio::net::UnixStream::connect(path).await {
             Ok(_) => Err(refused(path.display(), &io::ErrorKind::AddrInUse.into())),
