@@ -214,11 +214,12 @@ fn roles() -> Vec<Scenario> {
         nobody(storm("leases: a replica lags, and the primary is lost", Profile::leases(), 150))
             .at(45_000, Action::CutNode(holder("orders-1"), peers, 30_000))
             .at(55_000, Action::StopNode(primary())),
-        nobody(storm("leases: a replica lags, the rest is lost", Profile::leases(), 150))
+        nobody(storm("leases: a replica lags, and the rest hang", Profile::leases(), 150))
             .at(45_000, Action::CutNode(holder("orders-1"), peers, 30_000))
-            .at(55_000, Action::StopNode(primary()))
-            .at(55_500, Action::StopNode(holder("orders-2")))
-            .at(130_000, Action::StartAllNodes),
+            .at(54_900, Action::HangDisk("orders-2".to_owned(), 60_000))
+            .at(54_900, Action::HangDisk("orders-0".to_owned(), 60_000))
+            .at(55_000, Action::CrashEngine("orders-2".to_owned()))
+            .at(55_000, Action::CrashEngine("orders-0".to_owned())),
         storm("embedded: two switchovers", Profile::embedded(), 70)
             .at(30_000, ask("switchover to orders-1"))
             .at(36_000, ask("switchover to orders-2")),

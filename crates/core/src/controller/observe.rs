@@ -73,13 +73,54 @@ struct State {
     facts_changed: u64,
     /// Which service each member that a node reports belongs to.
     services: BTreeMap<MemberName, ServiceName>,
-    /// Of a group's leader: the term by record, the one under which it is seen to lead, and since when both are so. One
-    /// that is back and leads under an earlier term is given the time to hear of this one, as if it had just been chosen.
-    leaders: BTreeMap<(ServiceId, GroupName), (RoleTerm, Option<RoleTerm>, Moment)>,
+    leaders: BTreeMap<(ServiceId, GroupName), LeaderSeen>,
     /// Immutable, so kept.
     revisions: BTreeMap<(ServiceId, Revision), Arc<SpecRevision>>,
     /// The states at the last pass, of the services this process works on.
     states: BTreeMap<ServiceName, ServiceState>,
+}
+
+/// How a group's leader was last seen.
+#[derive(Debug)]
+struct LeaderSeen {
+    /// The term by record.
+    term: RoleTerm,
+    /// The one under which it is seen to lead.
+    under: Option<RoleTerm>,
+    word: Word,
+    /// Since when it is so.
+    since: Moment,
+}
+
+/// Where it is known from how a leader fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// Its node says so.
+    Heard,
+    /// It has ended: every node that may have it is dead, or was since it was last heard.
+    Dead,
+    /// It is not known.
+    Unknown,
+}
+
+impl LeaderSeen {
+    /// It as it is seen now, after it was seen like `before`.
+    fn after(self, before: &LeaderSeen) -> LeaderSeen {
+        let since = if before.differs(&self) { self.since } else { before.since };
+        // Its node's next life says nothing of it at first. That does not bring it back.
+        let word =
+            if (before.word, self.word) == (Word::Dead, Word::Unknown) { Word::Dead } else { self.word };
+        LeaderSeen { since, word, ..self }
+    }
+
+    /// Whether its time counts anew now that it is seen like `next`. One that is back and leads under an earlier term
+    /// is given the time to hear of the present one, as if it had just been chosen; one that is heard again, though
+    /// nothing says that it was down meanwhile, the time to look at its engine: what an agent that stood still says
+    /// first is as old as its last look.
+    fn differs(&self, next: &LeaderSeen) -> bool {
+        (self.term, self.under) != (next.term, next.under)
+            || (self.word, next.word) == (Word::Unknown, Word::Heard)
+    }
 }
 
 impl State {
@@ -301,25 +342,34 @@ impl Observer {
         let (mut down, mut up) = (BTreeMap::new(), BTreeMap::new());
         for group in facts.groups() {
             let key = (facts.service.id.clone(), group.name.clone());
-            let seen = group.role.and_then(|role| match role.phase {
-                RolePhase::HandingOver => Some((role.term, None)),
-                RolePhase::Bootstrapping | RolePhase::Electing => None,
-                RolePhase::Led => {
-                    let leader = role.leader.as_ref()?;
-                    let found = group.members.iter().find(|(_, name, _)| name == leader)?.2?;
-                    Some((role.term, found.status.as_ref().and_then(MemberStatus::leads_under)))
-                }
+            let seen = group.role.and_then(|role| {
+                let (under, word) = match role.phase {
+                    RolePhase::HandingOver => (None, Word::Heard),
+                    RolePhase::Bootstrapping | RolePhase::Electing => return None,
+                    RolePhase::Led => {
+                        let leader = role.leader.as_ref()?;
+                        let found = group.members.iter().find(|(_, name, _)| name == leader)?.2?;
+                        let word = match &found.status {
+                            Some(_) => Word::Heard,
+                            None if facts.is_known(found) => Word::Dead,
+                            None => Word::Unknown,
+                        };
+                        (found.status.as_ref().and_then(MemberStatus::leads_under), word)
+                    }
+                };
+                Some(LeaderSeen { term: role.term, under, word, since: now })
             });
-            let Some((term, under)) = seen else {
+            let Some(seen) = seen else {
                 state.leaders.remove(&key);
                 continue;
             };
-            let entry = state.leaders.entry(key).or_insert((term, under, now));
-            if (entry.0, entry.1) != (term, under) {
-                *entry = (term, under, now);
-            }
-            let side = if under == Some(term) { &mut up } else { &mut down };
-            side.insert(group.name.clone(), now.since(entry.2));
+            let seen = match state.leaders.get(&key) {
+                Some(before) => seen.after(before),
+                None => seen,
+            };
+            let side = if seen.under == Some(seen.term) { &mut up } else { &mut down };
+            side.insert(group.name.clone(), now.since(seen.since));
+            state.leaders.insert(key, seen);
         }
         drop(state);
         (facts.leader_down_for, facts.leader_up_for) = (down, up);

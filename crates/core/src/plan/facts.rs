@@ -197,6 +197,14 @@ impl Facts {
             && silent * 100 > self.nodes.len() * self.timers.storm_brake_percent
     }
 
+    /// Whether it is known how a member fares: its node says so, or it runs nowhere, because every node that may have
+    /// it is dead.
+    pub fn is_known(&self, member: &MemberFacts) -> bool {
+        member.status.is_some()
+            || member.record.placed_on.as_ref().is_some_and(|node| self.is_dead(node))
+            || member.record.unreleased.iter().all(|holder| self.is_dead(&holder.node))
+    }
+
     /// Whether a node's present life is proven dead, by evidence that this service accepts.
     pub fn is_dead(&self, node: &NodeName) -> bool {
         let accept_lease = self.revision.spec.fencing.accept_lease;

@@ -171,14 +171,7 @@ fn watch_leader(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan:
         return;
     }
     // A leader of which nothing is known may be serving: taking its replicas away would be the outage.
-    let known_down = match found {
-        None => true,
-        Some(member) => {
-            member.status.is_some()
-                || member.record.placed_on.as_ref().is_some_and(|node| facts.is_dead(node))
-                || member.record.unreleased.iter().all(|holder| facts.is_dead(&holder.node))
-        }
-    };
+    let known_down = found.is_none_or(|member| facts.is_known(member));
     if !known_down && !planted::is(Planted::UnknownPrimaryIsDown) {
         plan.waits.push(
             Wait::new(
