@@ -123,11 +123,16 @@ enum Verb {
 pub(crate) fn main() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are results, everything else is a usage error.
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        // Help and version are results, everything else is a usage error.
+        Err(error) if error.use_stderr() => {
             error.print().ok();
-            return exit;
+            return Exit::Usage;
+        }
+        Err(result) => {
+            return match output::printed(result.print()) {
+                Ok(()) => Exit::Done,
+                Err(failure) => output::failure(&failure),
+            };
         }
     };
     match run(cli) {

@@ -147,7 +147,12 @@ pub(crate) fn line(text: &str) -> Result<()> {
 /// Prints bytes as they are.
 pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    printed(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// What came of printing a result.
+pub(crate) fn printed(outcome: io::Result<()>) -> Result<()> {
+    match outcome {
         Ok(()) => Ok(()),
         // Whoever reads has seen enough, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),

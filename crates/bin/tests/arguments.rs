@@ -50,6 +50,17 @@ fn help_and_version_are_results() {
 }
 
 #[test]
+fn a_result_that_could_not_be_written_is_a_failure() {
+    let folder = folder();
+    for arguments in [&["--help"][..], &["--version"], &["version"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = common::steadfast(folder.path()).args(arguments).stdout(full).output().unwrap();
+        expect(&output, 1);
+        assert!(err(&output).contains("write to standard output"), "{arguments:?}: {}", err(&output));
+    }
+}
+
+#[test]
 fn the_version_has_every_shape() {
     let folder = folder();
     let json: serde_json::Value =

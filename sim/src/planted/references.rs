@@ -211,9 +211,10 @@ fn handed_over_to_who_is_cut_off() -> Scenario {
 fn roles() -> Vec<Scenario> {
     let peers = Cut { control: false, peers: true, clients: false };
     vec![
-        nobody(storm("leases: a replica lags, and the primary is lost", Profile::leases(), 150))
+        nobody(storm("leases: a replica lags, and the primary hangs", Profile::leases(), 150))
             .at(45_000, Action::CutNode(holder("orders-1"), peers, 30_000))
-            .at(55_000, Action::StopNode(primary())),
+            .at(54_900, Action::HangDisk("orders-0".to_owned(), 60_000))
+            .at(55_000, Action::CrashEngine("orders-0".to_owned())),
         nobody(storm("leases: a replica lags, and the rest hang", Profile::leases(), 150))
             .at(45_000, Action::CutNode(holder("orders-1"), peers, 30_000))
             .at(54_900, Action::HangDisk("orders-2".to_owned(), 60_000))

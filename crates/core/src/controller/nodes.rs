@@ -29,6 +29,26 @@ impl SeenNode {
         self.status.as_ref()?;
         Some(u64::try_from(now.since(self.changed_at).as_millis()).unwrap_or(u64::MAX))
     }
+
+    /// Whether its agent's word counts.
+    fn is_heard(&self) -> bool {
+        matches!(self.health, NodeHealth::Ready | NodeHealth::Draining)
+    }
+
+    /// How long its agent's word counts.
+    fn lease(&self) -> Duration {
+        Duration::from_millis(self.status.as_ref().map_or(0, |status| status.lease_ms))
+    }
+
+    /// The node if nothing more is heard of it until `now`.
+    fn aged(mut self, now: Moment) -> SeenNode {
+        if self.is_heard() && self.status.is_none() {
+            self.health = NodeHealth::Unknown;
+        } else if self.is_heard() && now.since(self.changed_at) > self.lease() {
+            self.health = NodeHealth::Suspect;
+        }
+        self
+    }
 }
 
 /// Whose word counts for a member: its node's, about the present epoch.
@@ -76,18 +96,24 @@ impl NodeTable {
                         == status.as_ref().map(|s| (&s.incarnation, s.beat))
                 });
                 let changed_at = before.filter(|_| same).map_or(now, |before| before.changed_at);
-                let lease = Duration::from_millis(status.as_ref().map_or(0, |status| status.lease_ms));
-                let health = match &report.health {
-                    NodeHealth::Ready | NodeHealth::Draining if status.is_none() => NodeHealth::Unknown,
-                    NodeHealth::Ready | NodeHealth::Draining if now.since(changed_at) > lease => {
-                        NodeHealth::Suspect
-                    }
-                    health => health.clone(),
-                };
-                (report.node.clone(), SeenNode { report, status, changed_at, health })
+                let health = report.health.clone();
+                (report.node.clone(), SeenNode { report, status, changed_at, health }.aged(now))
             })
             .collect();
         NodeTable { nodes }
+    }
+
+    /// The table if nothing more is heard until `now`.
+    pub fn aged(&self, now: Moment) -> NodeTable {
+        let nodes = self.nodes.iter().map(|(name, node)| (name.clone(), node.clone().aged(now)));
+        NodeTable { nodes: nodes.collect() }
+    }
+
+    /// Until when the health that is seen holds if nothing more is heard: the end of the first lease of a node that
+    /// counts as heard.
+    pub fn holds_until(&self) -> Option<Moment> {
+        let heard = self.nodes.values().filter(|node| node.is_heard());
+        heard.map(|node| node.changed_at.plus(node.lease())).min()
     }
 
     /// How long nothing changes here but by what the nodes write, if their health is that of their leases: until the
@@ -97,8 +123,7 @@ impl NodeTable {
         let proven = |health: &NodeHealth| matches!(health, NodeHealth::Dead(evidence) if *evidence != Evidence::LeaseExpired);
         let due = self.nodes.values().filter(|node| !proven(&node.health)).map(|node| {
             let silence = now.since(node.changed_at);
-            let lease = Duration::from_millis(node.status.as_ref().map_or(0, |status| status.lease_ms));
-            (lease / 2).checked_sub(silence).filter(|left| !left.is_zero()).unwrap_or(silence / 32)
+            (node.lease() / 2).checked_sub(silence).filter(|left| !left.is_zero()).unwrap_or(silence / 32)
         });
         due.min().unwrap_or(Duration::MAX)
     }
@@ -143,10 +168,8 @@ impl NodeTable {
 
     /// What is fresh about a member: what a ready node's agent says of it.
     pub fn fresh(&self, node: &NodeName, member: &MemberName) -> Option<&MemberStatus> {
-        let node = self.nodes.get(node)?;
-        matches!(node.health, NodeHealth::Ready | NodeHealth::Draining)
-            .then(|| node.status.as_ref()?.members.get(member))
-            .flatten()
+        let node = self.nodes.get(node).filter(|node| node.is_heard())?;
+        node.status.as_ref()?.members.get(member)
     }
 
     /// What is fresh about a member and about its present epoch.
@@ -212,6 +235,22 @@ mod tests {
 
     fn at(seconds: u64) -> Moment {
         Moment::from_zero(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_word_counts_for_a_lease_whether_or_not_there_is_another_look() {
+        let mut table = NodeTable::default();
+        table.nodes.insert("n1".parse().unwrap(), seen(NodeHealth::Ready, 6, at(10)));
+        table.nodes.insert("n2".parse().unwrap(), seen(NodeHealth::Draining, 60, at(10)));
+        table.nodes.insert("n3".parse().unwrap(), seen(NodeHealth::Dead(Evidence::NodeProvenDead), 6, at(1)));
+        assert_eq!(table.holds_until(), Some(at(16)));
+        assert!(!table.health_differs(&table.aged(at(16))));
+        let aged = table.aged(at(17));
+        let health = |name: &str| aged.nodes[&name.parse::<NodeName>().unwrap()].health.clone();
+        assert_eq!(health("n1"), NodeHealth::Suspect);
+        assert_eq!(health("n2"), NodeHealth::Draining);
+        assert_eq!(health("n3"), NodeHealth::Dead(Evidence::NodeProvenDead));
+        assert_eq!(aged.holds_until(), Some(at(70)));
     }
 
     #[test]

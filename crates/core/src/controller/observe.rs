@@ -67,6 +67,10 @@ pub struct Observer {
 #[derive(Debug, Default)]
 struct State {
     table: Arc<NodeTable>,
+    /// Until when the table holds without another look. A look may take longer than what it found before counts.
+    holds_until: Option<Moment>,
+    /// Whether the table has aged since the last look: services were planned on what that look may take back.
+    aged: bool,
     placed: Arc<BTreeMap<NodeName, usize>>,
     facts: Arc<BTreeMap<NodeName, NodeFacts>>,
     /// How often the facts were others than before.
@@ -124,8 +128,21 @@ impl LeaderSeen {
 }
 
 impl State {
-    fn sight(&self) -> Sight {
+    /// What is seen at `now`, however long ago the last look was.
+    fn sight(&mut self, now: Moment) -> Sight {
+        if self.holds_until.is_some_and(|until| until < now) {
+            let aged = self.table.aged(now);
+            self.facts = aged.facts(&self.placed);
+            self.facts_changed += 1;
+            self.aged = true;
+            self.see(aged);
+        }
         Sight { table: Arc::clone(&self.table), facts: self.facts_changed }
+    }
+
+    fn see(&mut self, table: NodeTable) {
+        self.holds_until = table.holds_until();
+        self.table = Arc::new(table);
     }
 }
 
@@ -135,14 +152,14 @@ impl Observer {
         Observer { env, store, backends, timers, state: Mutex::default() }
     }
 
-    /// The nodes as last seen.
+    /// The nodes as they are seen now.
     pub fn nodes(&self) -> Arc<NodeTable> {
-        Arc::clone(&self.lock().table)
+        self.sight().table
     }
 
     /// What is seen of the nodes now.
     pub fn sight(&self) -> Sight {
-        self.lock().sight()
+        self.lock().sight(self.env.clock().monotonic())
     }
 
     /// The states of the services this process works on, at their last pass.
@@ -194,9 +211,12 @@ impl Observer {
         let statuses =
             nodes.into_iter().filter_map(|(record, status)| Some((record.node.clone(), status?))).collect();
         let now = self.env.clock().monotonic();
-        let before = self.nodes();
-        let table = Arc::new(before.updated(reports, statuses, now));
-        let health_differs = before.health_differs(&table);
+        let (before, aged) = {
+            let state = self.lock();
+            (Arc::clone(&state.table), state.aged)
+        };
+        let table = before.updated(reports, statuses, now);
+        let health_differs = aged || before.health_differs(&table);
         let changed = before.differs(&table);
         let unknown = {
             let state = self.lock();
@@ -219,11 +239,13 @@ impl Observer {
             state.placed = Arc::new(placed);
         }
         let mut state = self.lock();
-        if health_differs || unknown || !before.has_the_facts_of(&table) {
+        if health_differs || unknown || state.aged || !before.has_the_facts_of(&table) {
             state.facts = table.facts(&state.placed);
             state.facts_changed += 1;
         }
-        state.table = table;
+        state.see(table);
+        // If it has aged since this look began, the next one is told so.
+        state.aged &= !aged;
         let mut concerned: Vec<ServiceName> = if health_differs {
             state.services.values().cloned().collect()
         } else {
@@ -291,8 +313,8 @@ impl Observer {
             None => None,
         };
         let (sight, nodes) = {
-            let state = self.lock();
-            (state.sight(), Arc::clone(&state.facts))
+            let mut state = self.lock();
+            (state.sight(self.env.clock().monotonic()), Arc::clone(&state.facts))
         };
         let mut member_versions = BTreeMap::new();
         let mut facts_of_members = BTreeMap::new();

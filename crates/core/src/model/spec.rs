@@ -432,6 +432,12 @@ fn unknown_keys(input: &Value, canonical: &Value, path: &str, problems: &mut Vec
                 unknown_keys(value, known, &format!("{path}[{index}]"), problems);
             }
         }
+        // Keys may be given by their order alone in some formats. Here nobody could tell one from another.
+        (Value::Array(_), Value::Object(_)) => {
+            let field = if path.is_empty() { "service file" } else { path };
+            let remedy = "write each key with its value, as in { minimum = \"F1\" }";
+            problems.push(SpecError::new(field, "is a list, and takes keys", remedy));
+        }
         _ => {}
     }
 }
@@ -452,6 +458,18 @@ mod tests {
         assert_eq!(spec.fencing.minimum, FencingLevel::F2);
         assert_eq!(spec.failover.promote_after.0, Duration::from_secs(30));
         assert_eq!(spec.blueprint_and_version(), ("redis", Some("7")));
+    }
+
+    #[test]
+    fn a_list_where_keys_belong_is_refused() {
+        let mut input = minimal();
+        input["fencing"] = json!(["F1", true]);
+        input["volumes"] = json!([["data", "20GiB"]]);
+        let problems = ServiceSpec::from_input(input).unwrap_err();
+        let fields: Vec<&str> = problems.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["fencing", "volumes[0]"]);
+        let all = json!(["steadfast/v1", "orders", "redis@7"]);
+        assert_eq!(ServiceSpec::from_input(all).unwrap_err()[0].field, "service file");
     }
 
     #[test]
