@@ -95,7 +95,9 @@ impl Controller {
         config: ControllerConfig,
     ) -> Self {
         let observer = Arc::new(Observer::new(env.clone(), store.clone(), backends.clone(), config.timers));
-        let shards = Arc::new(Shards::new(env.clone(), store.clone(), server, config.lease));
+        let orchestrator = Arc::clone(&backends.orchestrator);
+        let shards = Shards::new(env.clone(), store.clone(), orchestrator, server, config.lease);
+        let shards = Arc::new(shards);
         let (queue, orphans, nodes_news) = (Arc::default(), Arc::default(), Arc::default());
         Controller { env, store, backends, observer, shards, queue, orphans, nodes_news, config }
     }
@@ -366,7 +368,11 @@ impl Controller {
                 if !permit.is_valid() {
                     return Ok(());
                 }
-                if executor.execute(&mut snapshot, action).await? == Progress::Stale {
+                let executed = executor.execute(&mut snapshot, action).await;
+                if matches!(action, Action::Apply(_)) {
+                    self.shards.note_answer(&executed);
+                }
+                if executed? == Progress::Stale {
                     stale = true;
                     break;
                 }

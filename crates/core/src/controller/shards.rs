@@ -5,6 +5,10 @@
 //! compared. A renewal that is answered after the lease was over renews nothing: the lease is taken anew, under a new
 //! epoch, if nobody else has taken it. Two servers may believe to hold one shard only if a clock runs wrong: then both
 //! work, and every step still is a compare-and-swap.
+//!
+//! A server whose orchestrator has refused or ignored it for as long as a lease lasts says so with its presence, and gives
+//! its shares up to those that can have something done: its orchestrator may be reached through its own machine alone.
+//! If no server can, nobody's word helps, and each keeps its share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ids::{Epoch, ServerId, ServiceName};
 use crate::lease::Lease;
 use crate::metadata::{Key, Version, Versioned, WriteOutcome};
+use crate::orchestrator::Orchestrator;
 use crate::runtime::{Environment, Moment, Shutdown};
 use crate::store::Store;
 
@@ -37,6 +42,25 @@ struct Presence {
     /// How long it counts, in milliseconds.
     #[serde(default)]
     ttl_ms: u64,
+    /// Whether the orchestrator does nothing for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    powerless: bool,
+}
+
+/// The servers that are there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Servers {
+    /// All of them: what they hold is theirs.
+    present: BTreeSet<ServerId>,
+    /// Those that share the work.
+    sharing: BTreeSet<ServerId>,
+}
+
+impl Servers {
+    /// How many shards `server` shall have at most.
+    fn fair(&self, server: &ServerId) -> usize {
+        if self.sharing.contains(server) { usize::from(SHARDS).div_ceil(self.sharing.len()) } else { 0 }
+    }
 }
 
 /// The shares of one server.
@@ -44,6 +68,7 @@ struct Presence {
 pub struct Shards {
     env: Environment,
     store: Store,
+    orchestrator: Arc<dyn Orchestrator>,
     server: ServerId,
     ttl: Duration,
     state: Arc<Mutex<State>>,
@@ -56,7 +81,7 @@ struct State {
     /// The others' presence: the last change that was seen, and when.
     servers: BTreeMap<ServerId, (u64, Moment)>,
     /// The servers that were there at the last look at the leases.
-    live: BTreeSet<ServerId>,
+    live: Servers,
     /// For how many looks in a row every lease has been a living server's, and nothing was to be changed.
     settled: u32,
     rounds: u64,
@@ -67,6 +92,8 @@ struct State {
     present_until: Moment,
     /// Since when it could not be written, and what the store has said last.
     refused: Option<(Moment, String)>,
+    /// Since when the orchestrator has done nothing for this server.
+    failing: Option<Moment>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -107,8 +134,14 @@ pub fn shard_of(service: &ServiceName) -> u8 {
 
 impl Shards {
     /// No shares yet.
-    pub fn new(env: Environment, store: Store, server: ServerId, ttl: Duration) -> Self {
-        Shards { env, store, server, ttl, state: Arc::default(), taken: Notify::new() }
+    pub fn new(
+        env: Environment,
+        store: Store,
+        orchestrator: Arc<dyn Orchestrator>,
+        server: ServerId,
+        ttl: Duration,
+    ) -> Self {
+        Shards { env, store, orchestrator, server, ttl, state: Arc::default(), taken: Notify::new() }
     }
 
     /// How long a share is its holder's without renewal.
@@ -156,6 +189,33 @@ impl Shards {
         Some(format!("{} has written nothing for {seconds} s: {why}", self.server))
     }
 
+    /// Takes in how the orchestrator has answered this server. What it refuses for a reason of the request's own says
+    /// nothing of what it does with others.
+    pub fn note_answer<T>(&self, answer: &Result<T>) {
+        let now = self.env.clock().monotonic();
+        let mut state = lock(&self.state);
+        state.failing = match answer {
+            Err(error) if error.kind() == ErrorKind::Unavailable => Some(state.failing.unwrap_or(now)),
+            Ok(_) | Err(_) => None,
+        };
+    }
+
+    /// Whether the orchestrator has done nothing for this server for as long as a lease lasts. Asked again, since a
+    /// server without shares has nothing done.
+    async fn is_powerless(&self) -> bool {
+        let begun = self.env.clock().monotonic();
+        let lasting = |state: &State| state.failing.is_some_and(|since| begun.since(since) >= self.ttl);
+        if !lasting(&lock(&self.state)) {
+            return false;
+        }
+        // The lease goes on meanwhile.
+        let answer = self.env.timeout(self.ttl / 4, self.orchestrator.services()).await;
+        if let Some(answer) = answer {
+            self.note_answer(&answer);
+        }
+        lasting(&lock(&self.state))
+    }
+
     /// Renews and takes shares until told to stop, then gives them up in order.
     pub async fn run(&self, until: Shutdown) {
         while !until.is_requested() {
@@ -178,12 +238,13 @@ impl Shards {
     /// # Errors
     /// What the store says.
     pub async fn round(&self) -> Result<()> {
-        let shown = self.show_presence().await;
+        let powerless = self.is_powerless().await;
+        let shown = self.show_presence(powerless).await;
         self.note_shown(&shown);
         shown?;
-        let live = self.live_servers().await?;
+        let live = self.live_servers(powerless).await?;
         let Some(settled) = self.begin_look(&live) else { return Ok(()) };
-        let fair = usize::from(SHARDS).div_ceil(live.len());
+        let fair = live.fair(&self.server);
         let records = self.store.records();
         let mut leases: BTreeMap<Key, Versioned<Lease>> =
             records.list(&records.key(["leases"])?).await?.into_iter().collect();
@@ -214,7 +275,7 @@ impl Shards {
     }
 
     /// For how many looks the leases have been in order, if it is time for another; none: not in this round.
-    fn begin_look(&self, live: &BTreeSet<ServerId>) -> Option<u32> {
+    fn begin_look(&self, live: &Servers) -> Option<u32> {
         let mut state = lock(&self.state);
         state.rounds += 1;
         let due = state.settled < SETTLED || state.live != *live || state.rounds.is_multiple_of(LOOK_AGAIN);
@@ -265,13 +326,7 @@ impl Shards {
     }
 
     /// What to write over a lease that was read (none: leave it), and whether it is nobody's.
-    fn next(
-        &self,
-        shard: u8,
-        found: &Lease,
-        fair: usize,
-        live: &BTreeSet<ServerId>,
-    ) -> (Option<Lease>, bool) {
+    fn next(&self, shard: u8, found: &Lease, fair: usize, live: &Servers) -> (Option<Lease>, bool) {
         let mut state = lock(&self.state);
         let ours = state.held.get(&shard).is_some_and(|held| held.epoch == found.epoch);
         let beat = found.beat.saturating_add(1);
@@ -281,10 +336,16 @@ impl Shards {
                 ((state.held.len() > fair).then_some(free), false)
             }
             // An earlier life of ours by the same name, or we were silent for too long: taken like anybody's.
-            Some(holder) if holder == &self.server => (Some(self.lease(found.epoch.next(), beat)), true),
+            Some(holder) if holder == &self.server && fair > 0 => {
+                (Some(self.lease(found.epoch.next(), beat)), true)
+            }
+            Some(holder) if holder == &self.server => {
+                let free = Lease { holder: None, epoch: found.epoch.next(), beat, ttl_ms: found.ttl_ms };
+                (Some(free), true)
+            }
             holder => {
                 state.held.remove(&shard);
-                let free = holder.as_ref().is_none_or(|holder| !live.contains(holder));
+                let free = holder.as_ref().is_none_or(|holder| !live.present.contains(holder));
                 let wanted = free && state.held.len() < fair;
                 (wanted.then(|| self.lease(found.epoch.next(), beat)), free)
             }
@@ -292,11 +353,14 @@ impl Shards {
     }
 
     /// The servers that are there.
-    async fn live_servers(&self) -> Result<BTreeSet<ServerId>> {
+    async fn live_servers(&self, powerless: bool) -> Result<Servers> {
         let present: Vec<(_, Versioned<Presence>)> =
             self.store.records().list(&self.store.records().key(["servers"])?).await?;
         let now = self.env.clock().monotonic();
-        let mut live = BTreeSet::from([self.server.clone()]);
+        let mut live = Servers { present: BTreeSet::from([self.server.clone()]), ..Servers::default() };
+        if !powerless {
+            live.sharing.insert(self.server.clone());
+        }
         let mut gone = Vec::new();
         {
             let mut state = lock(&self.state);
@@ -307,7 +371,11 @@ impl Shards {
                 }
                 let silent = now.since(entry.1);
                 if silent <= self.ttl.max(Duration::from_millis(body.ttl_ms)) {
-                    live.insert(body.server);
+                    // What this server says of itself is known here first.
+                    if !body.powerless && body.server != self.server {
+                        live.sharing.insert(body.server.clone());
+                    }
+                    live.present.insert(body.server);
                 } else if silent > self.ttl * 20 && body.server != self.server {
                     gone.push((key, version));
                 }
@@ -317,11 +385,14 @@ impl Shards {
             // A conflict means that it is there after all.
             let _outcome: WriteOutcome = self.store.records().delete(&key, &version).await?;
         }
+        if live.sharing.is_empty() {
+            live.sharing.clone_from(&live.present);
+        }
         Ok(live)
     }
 
     /// Says that this server is there, which renews what it holds.
-    async fn show_presence(&self) -> Result<()> {
+    async fn show_presence(&self, powerless: bool) -> Result<()> {
         let records = self.store.records();
         let key = records.key(["servers", self.server.as_str()])?;
         let (beat, known) = {
@@ -329,7 +400,7 @@ impl Shards {
             state.beat += 1;
             (state.beat, state.presence.take())
         };
-        let mine = Presence { server: self.server.clone(), beat, ttl_ms: self.ttl_ms() };
+        let mine = Presence { server: self.server.clone(), beat, ttl_ms: self.ttl_ms(), powerless };
         let sent_at = self.env.clock().monotonic();
         let mut written = match &known {
             Some(version) => records.update(&key, &mine, version).await?,
