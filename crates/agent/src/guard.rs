@@ -28,7 +28,7 @@ mod tree;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::Pid;
@@ -50,7 +50,7 @@ pub const ANOTHER_LIVES: i32 = 75;
 
 /// What agent and guard have to agree in, if they are two programs: the version, and the form of spec, requests and
 /// answers. Raise the number whenever an older guard would miss something in a newer one's.
-pub const FITS: &str = concat!("steadfast-guard ", env!("CARGO_PKG_VERSION"), " form 1");
+pub const FITS: &str = concat!("steadfast-guard ", env!("CARGO_PKG_VERSION"), " form 2");
 
 /// What `steadfast guard ARGUMENTS` does: `--spec FILE` guards; `--exec FILE --parent PID`, used by the guard
 /// itself, becomes the engine; `--fits` says which agents it fits. Gives the process's exit code.
@@ -119,6 +119,11 @@ pub fn run(spec_path: &Path) -> i32 {
 
 fn read_spec(path: &Path) -> io::Result<GuardSpec> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// The file that says that no guard may begin with this spec any more.
+pub(crate) fn withdrawn(spec_path: &Path) -> PathBuf {
+    spec_path.with_file_name("withdrawn")
 }
 
 /// Writes `bytes` so that a reader sees the old file or the new one, also after a loss of power.

@@ -44,6 +44,13 @@ pub trait Guards: Debug + Send + Sync + 'static {
     /// - `Busy`, without effect, while there is a guard or process of the member.
     async fn start(&self, spec: &GuardSpec) -> Result<()>;
 
+    /// Makes sure that no guard begins any more with what was made ready for it, until the next [`start`](Self::start).
+    ///
+    /// # Behavior
+    /// - A start that still waits for its guard fails.
+    /// - `Busy`, without effect, if a guard has begun: [`find`](Self::find) finds it. Nothing there: success.
+    async fn withdraw(&self, member: &MemberName) -> Result<()>;
+
     /// Begins to stop the engine in order, as it was said at its start; what is left after that is killed.
     ///
     /// # Behavior

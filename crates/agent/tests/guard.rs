@@ -45,6 +45,33 @@ async fn an_engine_runs_under_its_locks_and_its_output_is_kept() {
     assert!(!runs(engine));
 }
 
+/// A container may come up long after it was asked for, when its member has been given back and runs elsewhere.
+#[tokio::test]
+async fn a_guard_that_comes_late_begins_nothing_with_what_was_withdrawn() {
+    let bench = Bench::new();
+    bench.guards.withdraw(&bench.member).await.unwrap();
+    let spec = bench.spec(3, &["/bin/sleep", "600"]);
+    bench.start(&spec).await;
+    bench.running().await;
+    let refused = bench.guards.withdraw(&bench.member).await.unwrap_err();
+    assert_eq!(refused.kind(), steadfast_core::ErrorKind::Busy);
+    bench.guards.kill(&bench.member).await.unwrap();
+
+    bench.guards.withdraw(&bench.member).await.unwrap();
+    let late = std::process::Command::new(env!("CARGO_BIN_EXE_guard-under-test"))
+        .args(["guard", "--spec"])
+        .arg(bench.dir.spec(&bench.member))
+        .output()
+        .unwrap();
+    assert!(!late.status.success(), "{late:?}");
+    assert!(String::from_utf8_lossy(&late.stderr).contains("withdrawn"), "{late:?}");
+    assert!(!is_held(&bench.volume_lock()).unwrap());
+
+    // Made ready anew, it begins.
+    bench.start(&bench.spec(4, &["/bin/sleep", "600"])).await;
+    assert_eq!(bench.running().await.epoch, Epoch(4));
+}
+
 #[test]
 fn a_guard_beside_a_program_is_used_if_it_is_of_its_build_and_its_owners() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +90,7 @@ fn a_guard_beside_a_program_is_used_if_it_is_of_its_build_and_its_owners() {
     fs::write(&alone, "#!/bin/sh\necho steadfast-guard 0.0.1 form 1\n").unwrap();
     mode(0o755);
     let refused = GuardProgram::beside(&program).unwrap_err().to_string();
-    assert!(refused.contains("it is of build") && refused.contains("form 1"), "{refused}");
+    assert!(refused.contains("it is of build") && refused.contains("form 2"), "{refused}");
     fs::write(&alone, "no program").unwrap();
     GuardProgram::beside(&program).unwrap_err();
 }

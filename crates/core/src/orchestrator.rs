@@ -23,6 +23,10 @@ pub struct NodeReport {
     pub incarnation: Incarnation,
     /// Its health, with the evidence if it is dead.
     pub health: NodeHealth,
+    /// Why the orchestrator starts nothing on it, in words that stay the same as long as that does; none: it does, as
+    /// far as is known. What runs there may well go on, and its agent with it: this is no word on its health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<String>,
     /// Labels, for placement.
     pub labels: BTreeMap<String, String>,
     /// The blueprints' engines it can run, with the version found; none: not told.

@@ -17,7 +17,7 @@ mod roles;
 mod rolling;
 
 pub use action::{Action, RoleChange};
-pub use facts::{Facts, GroupMembers, MemberFacts, NodeFacts, Timers};
+pub use facts::{Facts, GroupMembers, MemberFacts, NodeFacts, Stall, Timers};
 pub use health::{Verdict, is_timeless, zone_loss_safe};
 pub use placement::{PlacementError, choose_node};
 pub use roles::{Promotion, Survivor, promotion};

@@ -110,6 +110,11 @@ impl Guards for SimGuards {
         self.caller.call(ask, move |cloud, now| cloud.start_guard(now, &node, &own)).await
     }
 
+    /// A guard of the model has begun when its start ends.
+    async fn withdraw(&self, _member: &MemberName) -> Result<()> {
+        Ok(())
+    }
+
     async fn stop(&self, member: &MemberName) -> Result<()> {
         let (node, own) = (self.node.clone(), member.clone());
         let ask = ask("guards.stop", member, true);

@@ -69,6 +69,11 @@ impl Gate {
         lock(&self.door(member)).offer = None;
     }
 
+    /// Whether the member is offered.
+    pub(super) fn is_offered(&self, member: &MemberName) -> bool {
+        lock(&self.door(member)).offer.is_some()
+    }
+
     /// Takes the member for the caller `id`. Taking again what one has is success.
     pub(super) fn take(&self, member: &MemberName, id: &str) -> io::Result<Taking> {
         let runs = steadfast_lock::is_held(&self.dir.guard_lock(member))?;

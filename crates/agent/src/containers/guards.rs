@@ -35,6 +35,10 @@ impl ContainerGuards {
 
     async fn comes_up(&self, member: &MemberName) -> Result<()> {
         while !self.found.has_come_up(member).await? {
+            if !self.gate.is_offered(member) {
+                let text = "it is no longer wanted here";
+                return Err(Error::new(ErrorKind::Stale, "containers", "start", member, text));
+            }
             self.env.clock().sleep(ROUND).await;
         }
         Ok(())
@@ -71,6 +75,11 @@ impl Guards for ContainerGuards {
             let message = format!("{}: {what}: docker service ps", Reason::OrchestratorUnavailable);
             Err(Error::new(ErrorKind::Unavailable, "containers", "start", member, message))
         })
+    }
+
+    async fn withdraw(&self, member: &MemberName) -> Result<()> {
+        self.gate.withdraw(member);
+        self.found.withdraw(member).await
     }
 
     async fn stop(&self, member: &MemberName) -> Result<()> {

@@ -77,6 +77,12 @@ impl Guard {
         }
         mask.thread_block()?;
         let Some(guard_lock) = Lock::try_exclusive(&spec.guard_lock)? else { return Ok(None) };
+        // A container may come up long after it was asked for. Whoever withdraws has this lock meanwhile.
+        let current = super::read_spec(spec_path)?;
+        if current.incarnation != spec.incarnation || super::withdrawn(spec_path).exists() {
+            return Err(io::Error::other("what it was to be started with has been withdrawn"));
+        }
+        let spec = current;
         guard_lock.pass_to_children()?;
         Ok(Some(Guard {
             control: Control::bind(&spec.control)?,

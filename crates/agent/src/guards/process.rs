@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::ids::{MemberName, ServiceName};
 use steadfast_core::runtime::{Environment, Moment};
+use steadfast_lock::Lock;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -90,10 +91,12 @@ impl ProcessGuards {
     fn lay_out(&self, spec: &GuardSpec) -> io::Result<Stdio> {
         let folder = self.dir.guard(&spec.member);
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let spec_path = self.dir.spec(&spec.member);
         for stale in [self.dir.exit(&spec.member), self.dir.control(&spec.member)] {
             guard::remove_if_there(&stale)?;
         }
-        guard::write_durably(&self.dir.spec(&spec.member), &serde_json::to_vec(spec)?)?;
+        guard::write_durably(&spec_path, &serde_json::to_vec(spec)?)?;
+        guard::remove_if_there(&guard::withdrawn(&spec_path))?;
         Ok(fs::File::create(folder.join("guard.err"))?.into())
     }
 
@@ -190,6 +193,22 @@ impl Guards for ProcessGuards {
             .spawn()
             .map_err(|error| failed(ErrorKind::Unavailable, "start", member, &error).without_effect())?;
         self.comes_up(member, child).await
+    }
+
+    async fn withdraw(&self, member: &MemberName) -> Result<()> {
+        let failure = |error| failed(ErrorKind::Unavailable, "withdraw", member, &error);
+        let spec = self.dir.spec(member);
+        if !spec.exists() {
+            return Ok(());
+        }
+        // Under the lock that a guard takes before it looks whether it still may.
+        match Lock::try_exclusive(&self.dir.guard_lock(member)).map_err(failure)? {
+            Some(_held) => guard::write_durably(&guard::withdrawn(&spec), b"").map_err(failure),
+            None => {
+                let text = "a guard has begun";
+                Err(Error::new(ErrorKind::Busy, "guards", "withdraw", member, text).without_effect())
+            }
+        }
     }
 
     async fn stop(&self, member: &MemberName) -> Result<()> {

@@ -101,12 +101,32 @@ impl MemberTask {
         let lease_until_ms = self.lease()?;
         let spec = self.guard_spec(&known, &setting, &made, (generation, lease_until_ms))?;
         self.inbox.leased.store(spec.lease_until_ms.is_some(), Ordering::Release);
-        self.parts().guards.start(&spec).await?;
+        self.start(&spec).await?;
         self.status.phase = MemberPhase::Starting;
         self.status.generation = spec.generation;
         self.record(MemberPhase::Starting, None).await;
         self.begin_live(spec.incarnation, made.engine, known.revision.revision, setting);
         Ok(())
+    }
+
+    /// Starts the guard, which may have to wait for a container. Given up when the member is no longer wanted here.
+    async fn start(&mut self, spec: &GuardSpec) -> Result<()> {
+        let (guards, inbox) = (Arc::clone(&self.parts().guards), Arc::clone(&self.inbox));
+        let mut start = guards.start(spec);
+        loop {
+            tokio::select! {
+                biased;
+                started = &mut start => return started,
+                () = inbox.wake.notified() => {
+                    self.refresh().await;
+                    if !matches!(self.wanted(), Wanted::Run(_)) {
+                        // If a guard has begun, the start ends with that.
+                        let withdrawn = guards.withdraw(&self.name).await;
+                        tracing::debug!(member = %self.name, ?withdrawn, "no longer wanted here");
+                    }
+                }
+            }
+        }
     }
 
     fn lease(&self) -> Result<Option<u64>, Held> {

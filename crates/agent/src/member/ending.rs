@@ -103,6 +103,11 @@ impl MemberTask {
     }
 
     pub(super) async fn release(&mut self) -> Duration {
+        // What is given back is given back for good: a container that comes up late starts nothing.
+        if let Err(error) = self.parts().guards.withdraw(&self.name).await {
+            self.block_on(&error);
+            return self.growing_pause();
+        }
         // A volume that is mounted here is not given back yet.
         if let Err(blocked) = self.parts().host.unmount(&self.name).await {
             self.status.blocked = Some(blocked);

@@ -169,6 +169,7 @@ fn table(format: Format, nodes: &[NodeView]) -> String {
     let row = |view: &NodeView| {
         let health = match &view.health {
             NodeHealth::Dead(evidence) => format!("Dead ({evidence})"),
+            other if view.stalled.is_some() => format!("{other:?}, starts nothing"),
             other => format!("{other:?}"),
         };
         let engines: Vec<String> =

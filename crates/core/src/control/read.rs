@@ -237,6 +237,7 @@ fn node_view(name: &NodeName, node: &SeenNode, now: Moment) -> NodeView {
         name: name.clone(),
         zone: node.report.zone.clone(),
         health: node.health.clone(),
+        stalled: node.report.stalled.clone(),
         incarnation: node.report.incarnation.clone(),
         members: node
             .status

@@ -108,6 +108,9 @@ pub struct NodeView {
     pub zone: ZoneName,
     /// Its health.
     pub health: NodeHealth,
+    /// Why nothing is started on it, though it may be well otherwise; none: it can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<String>,
     /// Its present life.
     pub incarnation: Incarnation,
     /// The members on it.

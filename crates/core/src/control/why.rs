@@ -92,7 +92,16 @@ fn node_lines(facts: &Facts, member: &MemberFacts) -> Vec<WhyLine> {
         Some(NodeHealth::Unknown) => format!("nothing is known of {node}"),
         None => format!("{node} is not known to the orchestrator"),
     };
-    vec![WhyLine { reason: None, text }]
+    let mut lines = vec![WhyLine { reason: None, text }];
+    if let Some(stall) = facts.nodes.get(node).and_then(|node| node.stall.as_ref()) {
+        let text = format!(
+            "{node} starts nothing: {}. What runs there goes on; what ends there moves if that lasts for {} s",
+            stall.why,
+            facts.timers.stall_patience.as_secs()
+        );
+        lines.push(WhyLine { reason: Some(Reason::OrchestratorUnavailable), text });
+    }
+    lines
 }
 
 /// The command that resolves what a person must resolve, or shows more of what resolves itself.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::ids::{Epoch, MemberName, NodeName};
 use crate::model::{Evidence, Member, MemberStatus, NodeHealth, NodeStatus};
 use crate::orchestrator::NodeReport;
-use crate::plan::NodeFacts;
+use crate::plan::{NodeFacts, Stall};
 use crate::runtime::Moment;
 
 /// A node, as last seen.
@@ -21,6 +21,10 @@ pub struct SeenNode {
     pub changed_at: Moment,
     /// The health that follows: silence for longer than the lease makes `Suspect`.
     pub health: NodeHealth,
+    /// Since when nothing could be started on it.
+    pub stalled_since: Option<Moment>,
+    /// What follows of that.
+    pub stall: Option<Stall>,
 }
 
 impl SeenNode {
@@ -79,12 +83,13 @@ pub struct NodeTable {
 }
 
 impl NodeTable {
-    /// The table after another look.
+    /// The table after another look. What has lasted for `stall_patience` is a lasting [`Stall`].
     pub fn updated(
         &self,
         reports: Vec<NodeReport>,
         mut statuses: BTreeMap<NodeName, Arc<NodeStatus>>,
         now: Moment,
+        stall_patience: Duration,
     ) -> NodeTable {
         let nodes = reports
             .into_iter()
@@ -96,8 +101,18 @@ impl NodeTable {
                         == status.as_ref().map(|s| (&s.incarnation, s.beat))
                 });
                 let changed_at = before.filter(|_| same).map_or(now, |before| before.changed_at);
+                let stalled_since = report
+                    .stalled
+                    .as_ref()
+                    .map(|_| before.and_then(|before| before.stalled_since).unwrap_or(now));
+                let stall = report
+                    .stalled
+                    .clone()
+                    .zip(stalled_since)
+                    .map(|(why, since)| Stall { why, lasting: now.since(since) >= stall_patience });
                 let health = report.health.clone();
-                (report.node.clone(), SeenNode { report, status, changed_at, health }.aged(now))
+                let node = SeenNode { report, status, changed_at, health, stalled_since, stall };
+                (node.report.node.clone(), node.aged(now))
             })
             .collect();
         NodeTable { nodes }
@@ -149,20 +164,23 @@ impl NodeTable {
         changed
     }
 
-    /// Whether any node's health or life differs, which may concern members that no status names.
+    /// Whether any node's health or life differs, or whether it starts anything: members that no status names may be
+    /// concerned.
     pub fn health_differs(&self, other: &NodeTable) -> bool {
         self.nodes.len() != other.nodes.len()
             || self.nodes.iter().zip(&other.nodes).any(|((name, node), (other_name, other))| {
                 name != other_name
                     || node.health != other.health
+                    || node.stall != other.stall
                     || node.report.incarnation != other.report.incarnation
             })
     }
 
     /// Whether another look shows the same to a plan, apart from what agents say of members.
     pub(super) fn has_the_facts_of(&self, other: &NodeTable) -> bool {
-        let same =
-            |(mine, its): (&SeenNode, &SeenNode)| mine.report == its.report && mine.health == its.health;
+        let same = |(mine, its): (&SeenNode, &SeenNode)| {
+            mine.report == its.report && (&mine.health, &mine.stall) == (&its.health, &its.stall)
+        };
         self.nodes.len() == other.nodes.len() && self.nodes.values().zip(other.nodes.values()).all(same)
     }
 
@@ -189,6 +207,7 @@ impl NodeTable {
                 zone: node.report.zone.clone(),
                 incarnation: node.report.incarnation.clone(),
                 health: node.health.clone(),
+                stall: node.stall.clone(),
                 members: placed.get(name).copied().unwrap_or_default(),
                 engines: node.report.engines.clone(),
             };
@@ -227,10 +246,18 @@ mod tests {
             zone: "a".parse().unwrap(),
             incarnation,
             health: health.clone(),
+            stalled: None,
             labels: BTreeMap::new(),
             engines: BTreeMap::new(),
         };
-        SeenNode { report, status: Some(Arc::new(status)), changed_at, health }
+        SeenNode {
+            report,
+            status: Some(Arc::new(status)),
+            changed_at,
+            health,
+            stalled_since: None,
+            stall: None,
+        }
     }
 
     fn at(seconds: u64) -> Moment {
@@ -274,5 +301,32 @@ mod tests {
         let proven = NodeHealth::Dead(Evidence::NodeProvenDead);
         table.nodes.insert("n1".parse().unwrap(), seen(proven, 6, at(0)));
         assert_eq!(table.settled_for(at(320)), Duration::MAX);
+    }
+
+    #[test]
+    fn a_stall_lasts_from_when_it_was_first_seen_and_is_news_when_it_has_lasted() {
+        let report = |stalled: Option<&str>| NodeReport {
+            stalled: stalled.map(str::to_owned),
+            ..seen(NodeHealth::Ready, 6, at(0)).report
+        };
+        let patience = Duration::from_secs(15);
+        let look = |table: &NodeTable, stalled: Option<&str>, second: u64| {
+            table.updated(vec![report(stalled)], BTreeMap::new(), at(second), patience)
+        };
+        let lasting =
+            |table: &NodeTable| table.nodes.values().next().unwrap().stall.as_ref().map(|s| s.lasting);
+        let well = look(&NodeTable::default(), None, 0);
+        assert_eq!(lasting(&well), None);
+        let begun = look(&well, Some("down"), 10);
+        assert_eq!(lasting(&begun), Some(false));
+        assert!(well.health_differs(&begun));
+        let later = look(&begun, Some("down"), 24);
+        assert_eq!(lasting(&later), Some(false));
+        assert!(!begun.health_differs(&later));
+        let lasted = look(&later, Some("down"), 25);
+        assert_eq!(lasting(&lasted), Some(true));
+        assert!(later.health_differs(&lasted));
+        let over = look(&lasted, None, 26);
+        assert_eq!((lasting(&over), lasting(&look(&over, Some("down"), 60))), (None, Some(false)));
     }
 }

@@ -215,7 +215,7 @@ impl Observer {
             let state = self.lock();
             (Arc::clone(&state.table), state.aged)
         };
-        let table = before.updated(reports, statuses, now);
+        let table = before.updated(reports, statuses, now, self.timers.stall_patience);
         let health_differs = aged || before.health_differs(&table);
         let changed = before.differs(&table);
         let unknown = {

@@ -90,6 +90,7 @@ impl MemoryOrchestrator {
             zone: zone.clone(),
             incarnation: incarnation.clone(),
             health: NodeHealth::Ready,
+            stalled: None,
             labels: BTreeMap::new(),
             engines: BTreeMap::new(),
         });
@@ -100,6 +101,14 @@ impl MemoryOrchestrator {
         let known = self.state.with(|state| state.nodes.get(node).cloned());
         let Some(report) = known else { return false };
         self.set_node(NodeReport { health, ..report });
+        true
+    }
+
+    /// Nothing is started on a node any more, for the reason given, or again; says whether the node is there.
+    pub fn set_stalled(&self, node: &NodeName, stalled: Option<&str>) -> bool {
+        let known = self.state.with(|state| state.nodes.get(node).cloned());
+        let Some(report) = known else { return false };
+        self.set_node(NodeReport { stalled: stalled.map(str::to_owned), ..report });
         true
     }
 

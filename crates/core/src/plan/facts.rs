@@ -20,12 +20,23 @@ use crate::volume::Exclusivity;
 pub struct Timers {
     /// The share of nodes, in per cent, above which unknown ones stop every unplanned move.
     pub storm_brake_percent: usize,
+    /// How long a node may start nothing before what has ended there is moved away.
+    pub stall_patience: Duration,
 }
 
 impl Default for Timers {
     fn default() -> Self {
-        Timers { storm_brake_percent: 40 }
+        Timers { storm_brake_percent: 40, stall_patience: Duration::from_secs(15) }
     }
+}
+
+/// That the orchestrator starts nothing on a node, though its agent may be well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// Why, in words.
+    pub why: String,
+    /// Whether it has been so for longer than [`Timers::stall_patience`].
+    pub lasting: bool,
 }
 
 /// A node, as seen from here.
@@ -37,6 +48,8 @@ pub struct NodeFacts {
     pub incarnation: Incarnation,
     /// Its health. What is too old to count is `Suspect` or `Unknown` here.
     pub health: NodeHealth,
+    /// That nothing can be started on it; none: it can.
+    pub stall: Option<Stall>,
     /// How many members of any service are placed on it.
     pub members: usize,
     /// The engines it can run; empty: not told.
@@ -56,6 +69,11 @@ impl MemberFacts {
     /// Whether it serves, by fresh evidence.
     pub fn is_ready(&self) -> bool {
         self.status.as_ref().is_some_and(|status| status.ready)
+    }
+
+    /// Whether nothing of its engine runs, by fresh evidence.
+    pub fn has_ended(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.incarnation.is_none() && !status.ready)
     }
 }
 
@@ -186,12 +204,16 @@ impl Facts {
     }
 
     /// Whether so many nodes are unknown that nothing unplanned may be moved. Leases that have run out count if there
-    /// are several: nobody has seen those nodes dead, and if most are silent it is the listening that fails.
+    /// are several: nobody has seen those nodes dead, and if most are silent it is the listening that fails. So do nodes
+    /// that start nothing: if most do not, it is the orchestrator that fails.
     pub fn storm_brake(&self) -> bool {
-        let count =
-            |is: &dyn Fn(&NodeHealth) -> bool| self.nodes.values().filter(|node| is(&node.health)).count();
-        let unknown = count(&|health| matches!(health, NodeHealth::Suspect | NodeHealth::Unknown));
-        let expired = count(&|health| matches!(health, NodeHealth::Dead(Evidence::LeaseExpired)));
+        let count = |is: &dyn Fn(&NodeFacts) -> bool| self.nodes.values().filter(|node| is(node)).count();
+        let unknown = count(&|node| match node.health {
+            NodeHealth::Suspect | NodeHealth::Unknown => true,
+            NodeHealth::Ready | NodeHealth::Draining => node.stall.is_some(),
+            NodeHealth::Dead(_) => false,
+        });
+        let expired = count(&|node| node.health == NodeHealth::Dead(Evidence::LeaseExpired));
         let silent = if unknown + expired > 1 { unknown + expired } else { unknown };
         !planted::is(Planted::NoStormBrake)
             && silent * 100 > self.nodes.len() * self.timers.storm_brake_percent

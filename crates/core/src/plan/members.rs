@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::placement::{Placed, choose};
-use super::{Action, Facts, MemberFacts, Plan, Wait};
+use super::{Action, Facts, MemberFacts, Plan, Stall, Wait};
 use crate::ids::{MemberName, NodeName, ZoneName};
 use crate::model::{Desired, Evidence, Holder, Member, MemberPhase, NodeHealth, Reason};
 use crate::orchestrator::{Placement, Run, Workload};
@@ -71,7 +71,7 @@ fn is_provisioned(facts: &Facts, record: &Member) -> bool {
         && record.volumes.iter().all(|volume| volume.id.is_some())
 }
 
-/// A node for members that have none, and another for those whose node is dead.
+/// A node for members that have none, and another for those whose node is dead, or starts them no more.
 pub(super) fn place(facts: &Facts, plan: &mut Plan) {
     let mut placed = None;
     for (name, member) in &facts.members {
@@ -93,12 +93,19 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
             Some(node) if facts.is_dead(node) => {
                 (Reason::NodeDead, format!("{node} is dead ({})", death_of(facts, node)))
             }
-            Some(node) => {
-                wait_for_silent(facts, member, node, plan);
-                continue;
-            }
+            Some(node) => match stranded(facts, member, node) {
+                Some((stall, message)) if stall.lasting => (Reason::OrchestratorUnavailable, message),
+                Some((_, message)) => {
+                    plan.waits.push(Wait::new(Reason::OrchestratorUnavailable, message));
+                    continue;
+                }
+                None => {
+                    wait_for_silent(facts, member, node, plan);
+                    continue;
+                }
+            },
         };
-        if reason == Reason::NodeDead
+        if reason != Reason::Created
             && let Some(wait) = brake(facts)
         {
             plan.waits.push(wait);
@@ -129,6 +136,14 @@ fn death_of(facts: &Facts, node: &NodeName) -> String {
         Some(NodeHealth::Dead(evidence)) => evidence.to_string(),
         _ => "unknown".to_owned(),
     }
+}
+
+/// A member whose engine has ended on a node that starts nothing. What runs there is left alone. Its agent lives, and
+/// gives back itself what it holds as soon as the member is placed elsewhere: no lease is needed.
+fn stranded<'a>(facts: &'a Facts, member: &MemberFacts, node: &NodeName) -> Option<(&'a Stall, String)> {
+    let stall = facts.nodes.get(node)?.stall.as_ref().filter(|_| member.has_ended())?;
+    let name = &member.record.name;
+    Some((stall, format!("{node} starts nothing ({}), and nothing of {name} runs there any more", stall.why)))
 }
 
 /// What keeps everything unplanned where it is.

@@ -82,7 +82,7 @@ struct Crowd {
     service_on_node: usize,
 }
 
-/// The node for `member`: ready, with the engine, in the volume's zone if volumes are bound to one; then the
+/// The node for `member`: ready, one that starts engines, with this one, in the volume's zone if volumes are bound to one; then the
 /// fewest of its group in the zone and on the node, its last node first, the fewest members of all, the first
 /// by name.
 ///
@@ -108,16 +108,19 @@ pub(super) fn choose(
 ) -> Result<NodeName, PlacementError> {
     let engine = facts.revision.blueprint.name.as_str();
     let mut not_ready = 0;
+    let mut stalled = 0;
     let mut without_engine = 0;
     let mut in_other_zone = 0;
     let best = facts
         .nodes
         .iter()
         .filter(|(_, node)| {
-            let ready = node.health == NodeHealth::Ready;
+            let alive = node.health == NodeHealth::Ready;
+            let ready = alive && node.stall.is_none();
             let has_engine = node.engines.is_empty() || node.engines.contains_key(engine);
             let in_zone = zone.is_none_or(|zone| &node.zone == zone);
-            not_ready += usize::from(!ready);
+            not_ready += usize::from(!alive);
+            stalled += usize::from(alive && !ready);
             without_engine += usize::from(ready && !has_engine);
             in_other_zone += usize::from(ready && has_engine && !in_zone);
             ready && has_engine && in_zone
@@ -132,8 +135,8 @@ pub(super) fn choose(
         });
     best.map(|(name, _)| name.clone()).ok_or_else(|| PlacementError {
         message: format!(
-            "no node can take {member}: of {} nodes {not_ready} are not ready, {without_engine} lack {engine}, \
-             {in_other_zone} are in another zone than its volume",
+            "no node can take {member}: of {} nodes {not_ready} are not ready, {stalled} start nothing, \
+             {without_engine} lack {engine}, {in_other_zone} are in another zone than its volume",
             facts.nodes.len()
         ),
     })

@@ -130,6 +130,7 @@ impl Orchestrator for ProcessOrchestrator {
             let record = &node.record;
             NodeReport {
                 health,
+                stalled: None,
                 node: record.node.clone(),
                 zone: record.zone.clone(),
                 incarnation: record.incarnation.clone(),

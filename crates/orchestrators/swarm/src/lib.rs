@@ -16,10 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::{NodeState, Task, TaskState};
+use bollard::models::{NodeSpecAvailabilityEnum, NodeState, Task, TaskState};
 use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::ids::{ClusterName, MemberName, NodeName, ServiceName};
-use steadfast_core::model::NodeHealth;
 use steadfast_core::orchestrator::{
     NodeReport, Orchestrator, OrchestratorCapabilities, Placement, PlacementBy, Run, TaskReport, Workload,
 };
@@ -88,27 +87,28 @@ impl SwarmOrchestrator {
         })
     }
 
-    /// The swarm's identifier of each node, by the host name that is the node's name.
-    async fn node_ids(&self) -> Result<BTreeMap<String, Vec<(String, NodeState)>>> {
-        let mut ids: BTreeMap<String, Vec<(String, NodeState)>> = BTreeMap::new();
+    /// The nodes of the swarm, by the host name that is the node's name.
+    async fn known_nodes(&self) -> Result<BTreeMap<String, Vec<Known>>> {
+        let mut known: BTreeMap<String, Vec<Known>> = BTreeMap::new();
         for node in self.engine.nodes().await? {
             let host = node.description.and_then(|description| description.hostname);
             let state = node.status.and_then(|status| status.state).unwrap_or(NodeState::UNKNOWN);
+            let availability = node.spec.and_then(|spec| spec.availability);
             if let (Some(host), Some(id)) = (host, node.id) {
-                ids.entry(host).or_default().push((id, state));
+                known.entry(host).or_default().push(Known { id, state, availability });
             }
         }
-        Ok(ids)
+        Ok(known)
     }
 
     /// The one node of the swarm that a node of ours is. Of several lives of a machine, the one that is not down.
     async fn node_id(&self, node: &NodeName) -> Result<String> {
-        let mut found = self.node_ids().await?.remove(node.as_str()).unwrap_or_default();
+        let mut found = self.known_nodes().await?.remove(node.as_str()).unwrap_or_default();
         if found.len() > 1 {
-            found.retain(|(_, state)| *state == NodeState::READY);
+            found.retain(|known| known.state == NodeState::READY);
         }
         match &found[..] {
-            [(id, _)] => Ok(id.clone()),
+            [known] => Ok(known.id.clone()),
             [] => Err(self.refuse(ErrorKind::NotFound, node, "the swarm has no node of this host name")),
             _ => Err(self.refuse(ErrorKind::Invalid, node, "the swarm has several nodes of this host name")),
         }
@@ -165,6 +165,31 @@ impl SwarmOrchestrator {
     }
 }
 
+/// A node, as the swarm knows it.
+#[derive(Debug, Clone)]
+struct Known {
+    id: String,
+    state: NodeState,
+    availability: Option<NodeSpecAvailabilityEnum>,
+}
+
+/// Why Swarm starts nothing on a node, of which it knows these lives; none: it does, or does not know.
+fn stalled(lives: &[Known]) -> Option<String> {
+    let stall = |known: &Known| match (known.state, known.availability) {
+        // A manager that has just begun to lead has not heard of it yet.
+        (NodeState::UNKNOWN, _) => None,
+        (NodeState::DOWN | NodeState::DISCONNECTED, _) => {
+            Some("the swarm does not hear of its engine of Docker".to_owned())
+        }
+        (NodeState::READY, Some(NodeSpecAvailabilityEnum::DRAIN | NodeSpecAvailabilityEnum::PAUSE)) => {
+            Some("the swarm was told to place nothing there: docker node ls".to_owned())
+        }
+        (NodeState::READY, _) => None,
+    };
+    let none = || Some("the swarm has no node of this host name".to_owned());
+    lives.iter().map(stall).min_by_key(Option::is_some).unwrap_or_else(none)
+}
+
 /// Whether a task runs no more, and will not.
 fn has_ended(state: Option<TaskState>) -> bool {
     matches!(
@@ -196,15 +221,10 @@ impl Orchestrator for SwarmOrchestrator {
     async fn nodes(&self) -> Result<Vec<NodeReport>> {
         let mut reports = self.agents.nodes().await?;
         // A swarm that does not answer says nothing of its nodes.
-        let known = self.env.timeout(ANSWER, self.node_ids()).await;
+        let known = self.env.timeout(ANSWER, self.known_nodes()).await;
         let Some(Ok(known)) = known else { return Ok(reports) };
         for report in &mut reports {
-            let runs = known.get(report.node.as_str());
-            let runs = runs.is_some_and(|found| found.iter().any(|(_, state)| *state == NodeState::READY));
-            // Its agent lives, and its engine starts nothing: nothing is placed there, and nothing is taken away.
-            if !runs && report.health == NodeHealth::Ready {
-                report.health = NodeHealth::Suspect;
-            }
+            report.stalled = stalled(known.get(report.node.as_str()).map_or(&[], Vec::as_slice));
         }
         Ok(reports)
     }
@@ -228,11 +248,13 @@ impl Orchestrator for SwarmOrchestrator {
 
     async fn tasks(&self, service: &ServiceName) -> Result<Vec<TaskReport>> {
         let hosts: BTreeMap<String, NodeName> = self
-            .node_ids()
+            .known_nodes()
             .await?
             .into_iter()
-            .filter_map(|(host, ids)| Some((host.parse().ok()?, ids)))
-            .flat_map(|(host, ids): (NodeName, _)| ids.into_iter().map(move |(id, _)| (id, host.clone())))
+            .filter_map(|(host, lives)| Some((host.parse().ok()?, lives)))
+            .flat_map(|(host, lives): (NodeName, Vec<Known>)| {
+                lives.into_iter().map(move |known| (known.id, host.clone()))
+            })
             .collect();
         let label = spec::label_of(&self.options.cluster, service);
         let report = |task: Task| {
@@ -265,5 +287,27 @@ impl Orchestrator for SwarmOrchestrator {
 impl fmt::Display for SwarmOrchestrator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("docker swarm")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_stalls_by_what_the_swarm_knows_of_it_and_not_by_what_it_does_not_know() {
+        let known = |state, availability| Known { id: "n".to_owned(), state, availability };
+        let active = Some(NodeSpecAvailabilityEnum::ACTIVE);
+        assert!(stalled(&[]).unwrap().contains("no node"));
+        assert!(stalled(&[known(NodeState::DOWN, active)]).unwrap().contains("does not hear"));
+        assert!(stalled(&[known(NodeState::DISCONNECTED, active)]).is_some());
+        for told in [NodeSpecAvailabilityEnum::DRAIN, NodeSpecAvailabilityEnum::PAUSE] {
+            assert!(stalled(&[known(NodeState::READY, Some(told))]).unwrap().contains("was told"));
+        }
+        assert_eq!(stalled(&[known(NodeState::READY, active)]), None);
+        assert_eq!(stalled(&[known(NodeState::UNKNOWN, active)]), None);
+        // A machine that has joined anew under its old name.
+        let lives = [known(NodeState::DOWN, active), known(NodeState::READY, active)];
+        assert_eq!(stalled(&lives), None);
     }
 }

@@ -63,6 +63,7 @@ mod tests {
 
     fn report(incarnation: &str, health: NodeHealth) -> NodeReport {
         NodeReport {
+            stalled: None,
             node: "node-1".parse().unwrap(),
             zone: "a".parse().unwrap(),
             incarnation: incarnation.parse().unwrap(),
