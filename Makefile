@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test test-e2e sim-long bench fuzz docs install-engines install-test-deps
+.PHONY: help demo lab test test-e2e sim-long bench fuzz docs install-engines install-test-deps
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -15,6 +15,12 @@ demo: ## Kill a node under a database and watch the member come back as itself (
 	@scripts/install-packages cc $(if $(ENGINE),$(ENGINE),redis postgresql)
 	cargo build --locked $(if $(RELEASE),--release) --package steadfast
 	@KEEP=$(KEEP) "$(TARGET)/$(if $(RELEASE),release,debug)/steadfast" demo $(if $(ENGINE),--engine $(ENGINE))
+
+# Root alone makes machines: sudo is asked for where it is another user who builds.
+lab: ## Three machines of a private cloud on this one, to try things on (scripts/lab down ends them)
+	@scripts/install-packages cc protoc etcd netns filesystems redis
+	cargo build --locked --package steadfast --features etcd,linux
+	@$(if $(filter-out 0,$(shell id -u)),sudo )env STEADFAST="$(TARGET)/debug/steadfast" scripts/lab up
 
 test: install-test-deps ## Everything this machine permits, and a list of what it does not
 	@scripts/test
