@@ -35,13 +35,13 @@ mod built {
             driver: volume_plugin::DRIVER.to_owned(),
             members: volume_plugin::members(&config.cluster),
         };
-        let engine = Engine::at(&swarm.engine);
+        let engine = Engine::at(environment.clone(), &swarm.engine);
         Ok(Arc::new(SwarmOrchestrator::new(environment.clone(), store.clone(), engine, options, agents)))
     }
 
     /// Keeps this machine's engine knowing the plugin, for as long as the agent runs.
     pub(in crate::daemon) fn advertise(swarm: &SwarmConfig, environment: &Environment) -> Result<()> {
-        let engine = Engine::at(&swarm.engine);
+        let engine = Engine::at(environment.clone(), &swarm.engine);
         let environment = environment.clone();
         let tasks = environment.tasks().clone();
         let until = tasks.shutdown();

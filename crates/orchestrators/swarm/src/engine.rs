@@ -1,7 +1,9 @@
 //! The engine of Docker on this machine: its calls, and what their failures mean.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use bollard::errors::Error as DockerError;
 use bollard::models::{Node, Service, ServiceSpec, Task, VolumeCreateRequest};
@@ -10,42 +12,59 @@ use bollard::query_parameters::{
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use steadfast_core::error::{Error, ErrorKind, Result};
+use steadfast_core::runtime::Environment;
 use tokio::sync::OnceCell;
 
-/// How long a call may take, in seconds.
-const TIMEOUT: u64 = 20;
+/// How long a call may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The engine that listens on a socket of this machine.
 #[derive(Debug)]
 pub struct Engine {
-    socket: PathBuf,
+    env: Environment,
+    way: Way,
     /// With the version of the API that both know, once it has answered.
     client: OnceCell<Docker>,
 }
 
+/// How the engine is reached.
+#[derive(Debug)]
+enum Way {
+    Socket(PathBuf),
+    Client(Docker),
+}
+
 impl Engine {
     /// The engine on `socket`. It need not be there yet.
-    pub fn at(socket: impl Into<PathBuf>) -> Self {
-        Engine { socket: socket.into(), client: OnceCell::new() }
+    pub fn at(env: Environment, socket: impl Into<PathBuf>) -> Self {
+        Engine { env, way: Way::Socket(socket.into()), client: OnceCell::new() }
     }
 
-    /// Where it listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// The engine that a client of one's own speaks to.
+    pub fn over(env: Environment, client: Docker) -> Self {
+        Engine { env, way: Way::Client(client), client: OnceCell::new() }
     }
 
     async fn client(&self) -> Result<&Docker> {
-        self.client
-            .get_or_try_init(|| async {
-                let socket = self.socket.to_string_lossy();
-                let client = Docker::connect_with_unix(&socket, TIMEOUT, API_DEFAULT_VERSION)
-                    .map_err(|error| self.failed("reach", &socket, &error).without_effect())?;
-                client
-                    .negotiate_version()
-                    .await
-                    .map_err(|error| self.failed("reach", &socket, &error).without_effect())
-            })
-            .await
+        let reached = async || {
+            let client = match &self.way {
+                // Its own patience is longer, and counted by a clock of its own.
+                Way::Socket(socket) => {
+                    let patience = (TIMEOUT * 2).as_secs();
+                    Docker::connect_with_unix(&socket.to_string_lossy(), patience, API_DEFAULT_VERSION)?
+                }
+                Way::Client(client) => client.clone(),
+            };
+            self.within(client.negotiate_version()).await
+        };
+        let refused = |error| self.failed("reach", "its API", &error).without_effect();
+        self.client.get_or_try_init(async || reached().await.map_err(refused)).await
+    }
+
+    /// What a call is answered, if it is soon enough.
+    async fn within<T>(&self, call: impl Future<Output = Result<T, DockerError>>) -> Result<T, DockerError> {
+        // The client's futures are large.
+        self.env.timeout(TIMEOUT, Box::pin(call)).await.unwrap_or(Err(DockerError::RequestTimeoutError))
     }
 
     /// Has the engine load a volume driver, so that Swarm knows that this node has it: engines look for drivers only when
@@ -55,7 +74,7 @@ impl Engine {
     /// What the engine says.
     pub async fn advertise(&self, driver: &str) -> Result<()> {
         let client = self.client().await?;
-        let info = client.info().await.map_err(|error| self.failed("ask", driver, &error))?;
+        let info = self.within(client.info()).await.map_err(|error| self.failed("ask", driver, &error))?;
         let known = info.plugins.and_then(|plugins| plugins.volume).unwrap_or_default();
         if known.iter().any(|known| known == driver) {
             return Ok(());
@@ -66,21 +85,22 @@ impl Engine {
             driver: Some(driver.to_owned()),
             ..VolumeCreateRequest::default()
         };
-        match client.create_volume(probe).await {
+        match self.within(client.create_volume(probe)).await {
             Ok(_) | Err(DockerError::DockerResponseServerError { .. }) => Ok(()),
             Err(error) => Err(self.failed("load", driver, &error)),
         }
     }
 
     pub(crate) async fn nodes(&self) -> Result<Vec<Node>> {
-        let nodes = self.client().await?.list_nodes(None::<ListNodesOptions>).await;
+        let client = self.client().await?;
+        let nodes = self.within(client.list_nodes(None::<ListNodesOptions>)).await;
         nodes.map_err(|error| self.failed("list", "nodes", &error).without_effect())
     }
 
     /// The service of this name; `None` if there is none.
     pub(crate) async fn service(&self, name: &str) -> Result<Option<Service>> {
-        let found = self.client().await?.inspect_service(name, None).await;
-        match found {
+        let client = self.client().await?;
+        match self.within(client.inspect_service(name, None)).await {
             Ok(found) => Ok(Some(found)),
             Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
             Err(error) => Err(self.failed("inspect", name, &error).without_effect()),
@@ -90,21 +110,24 @@ impl Engine {
     /// The services with this label.
     pub(crate) async fn services(&self, label: &str) -> Result<Vec<Service>> {
         let options = ListServicesOptions { filters: filter("label", label), status: None };
-        let found = self.client().await?.list_services(Some(options)).await;
+        let client = self.client().await?;
+        let found = self.within(client.list_services(Some(options))).await;
         found.map_err(|error| self.failed("list", label, &error).without_effect())
     }
 
     /// The tasks of a service, or of those with a label.
     pub(crate) async fn tasks(&self, by: &str, value: &str) -> Result<Vec<Task>> {
         let options = ListTasksOptions { filters: filter(by, value) };
-        let found = self.client().await?.list_tasks(Some(options)).await;
+        let client = self.client().await?;
+        let found = self.within(client.list_tasks(Some(options))).await;
         found.map_err(|error| self.failed("list tasks of", value, &error).without_effect())
     }
 
     /// Makes a service. One that somebody else has made meanwhile is looked at with the next try.
     pub(crate) async fn create(&self, spec: ServiceSpec) -> Result<()> {
         let name = spec.name.clone().unwrap_or_default();
-        match self.client().await?.create_service(spec, None).await {
+        let client = self.client().await?;
+        match self.within(client.create_service(spec, None)).await {
             Ok(_) => Ok(()),
             Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
             Err(error) => Err(self.failed("create", name, &error)),
@@ -120,7 +143,8 @@ impl Engine {
         })?;
         let options = UpdateServiceOptions { version, ..UpdateServiceOptions::default() };
         let id = found.id.clone().unwrap_or_default();
-        match self.client().await?.update_service(&id, spec, options, None).await {
+        let client = self.client().await?;
+        match self.within(client.update_service(&id, spec, options, None)).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.failed("update", name, &error)),
         }
@@ -128,7 +152,8 @@ impl Engine {
 
     /// Removes a service. Absent is success.
     pub(crate) async fn remove(&self, name: &str) -> Result<()> {
-        match self.client().await?.delete_service(name).await {
+        let client = self.client().await?;
+        match self.within(client.delete_service(name)).await {
             Ok(()) => Ok(()),
             Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
             Err(error) => Err(self.failed("remove", name, &error)),
@@ -152,7 +177,10 @@ impl Engine {
                 told(kind, message)
             }
             error => {
-                let message = format!("{}: {error}", self.socket.display());
+                let message = match &self.way {
+                    Way::Socket(socket) => format!("{}: {error}", socket.display()),
+                    Way::Client(_) => error.to_string(),
+                };
                 told(ErrorKind::Unavailable, &message)
             }
         }
