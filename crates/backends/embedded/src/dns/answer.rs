@@ -5,15 +5,32 @@
 //! and takes no update.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use steadfast_core::registry::DomainName;
 
-use super::TTL;
 use super::table::{Sets, Zone, ZoneTable, path_of};
+use super::{EXPIRE, TTL};
+
+/// What there is to answer from. A table alone is one that is in step with the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The names; none: they were never read, or so long ago that nobody is told them any more.
+    pub table: Option<&'a ZoneTable>,
+    /// For how long the names could not be read, if they cannot be.
+    pub unread: Option<Duration>,
+}
+
+impl<'a> From<Option<&'a ZoneTable>> for Known<'a> {
+    fn from(table: Option<&'a ZoneTable>) -> Self {
+        Known { table, unread: None }
+    }
+}
 
 /// How a question came, which bounds the answer's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +52,10 @@ const MAILA: u16 = 254;
 /// The answer to `request`, or `None` where silence is the answer: to what is too short to have a header, and
 /// to what is itself an answer (else two servers could keep each other busy).
 ///
-/// Without a `table` (nothing was loaded yet) every question gets SERVFAIL. `server` is the address that the
-/// name server's own name resolves to.
-pub fn answer(
-    table: Option<&ZoneTable>,
+/// Without a table every question gets SERVFAIL. That, and an answer that may be out of date, is explained to whoever
+/// speaks EDNS (RFC 8914). `server` is the address that the name server's own name resolves to.
+pub fn answer<'a>(
+    known: impl Into<Known<'a>>,
     server: Option<IpAddr>,
     request: &[u8],
     transport: Transport,
@@ -64,7 +81,7 @@ pub fn answer(
         (Transport::Udp, None) => UDP_PAYLOAD_PLAIN,
         (Transport::Udp, Some(edns)) => edns.max_payload().clamp(UDP_PAYLOAD_PLAIN, UDP_PAYLOAD),
     };
-    fit(respond(table, server, &request), usize::from(limit))
+    fit(respond(known.into(), server, &request), usize::from(limit))
 }
 
 fn failure(request: &Metadata, code: ResponseCode) -> Message {
@@ -74,7 +91,7 @@ fn failure(request: &Metadata, code: ResponseCode) -> Message {
     reply
 }
 
-fn respond(table: Option<&ZoneTable>, server: Option<IpAddr>, request: &Message) -> Message {
+fn respond(known: Known<'_>, server: Option<IpAddr>, request: &Message) -> Message {
     let mut reply = failure(&request.metadata, ResponseCode::NoError);
     reply.queries.clone_from(&request.queries);
     reply.edns = request.edns.as_ref().map(|theirs| {
@@ -86,7 +103,10 @@ fn respond(table: Option<&ZoneTable>, server: Option<IpAddr>, request: &Message)
         reply.metadata.response_code = ResponseCode::BADVERS;
         return reply;
     }
-    reply.metadata.response_code = match (request.queries.first(), table) {
+    if let (Some(edns), Some(why)) = (&mut reply.edns, explanation(known)) {
+        edns.options_mut().insert(why);
+    }
+    reply.metadata.response_code = match (request.queries.first(), known.table) {
         (None, _) => ResponseCode::FormErr,
         (Some(query), _) if let Some(refusal) = refusal(query) => refusal,
         (Some(_), None) => ResponseCode::ServFail,
@@ -96,6 +116,22 @@ fn respond(table: Option<&ZoneTable>, server: Option<IpAddr>, request: &Message)
         },
     };
     reply
+}
+
+/// What is wrong with our knowledge, as an extended error (RFC 8914 §4.4, §4.15).
+fn explanation(known: Known<'_>) -> Option<EdnsOption> {
+    const EXTENDED_ERROR: u16 = 15;
+    const STALE_ANSWER: u16 = 3;
+    const NOT_READY: u16 = 14;
+    let (code, text) = match (known.table, known.unread) {
+        (Some(_), None) => return None,
+        (Some(_), Some(unread)) => (STALE_ANSWER, format!("names as of {} s ago", unread.as_secs())),
+        (None, Some(unread)) => {
+            (NOT_READY, format!("the names could not be read for {} s", unread.as_secs()))
+        }
+        (None, None) => (NOT_READY, "the names were not read yet".to_owned()),
+    };
+    Some(EdnsOption::Unknown(EXTENDED_ERROR, [&code.to_be_bytes()[..], text.as_bytes()].concat()))
 }
 
 /// What is not even looked up.
@@ -234,17 +270,16 @@ impl<'a> Lookup<'a> {
     }
 
     fn soa(&self) -> RData {
-        // Nobody copies the zone, so the three intervals for those who do are customary values.
+        // Nobody copies the zone, so the two intervals for those who do are customary values.
         const REFRESH: i32 = 3600;
         const RETRY: i32 = 600;
-        const EXPIRE: i32 = 86_400;
         RData::SOA(SOA::new(
             wire(&self.zone.server),
             wire(&self.zone.contact),
             self.zone.serial,
             REFRESH,
             RETRY,
-            EXPIRE,
+            i32::try_from(EXPIRE.as_secs()).unwrap_or(i32::MAX),
             TTL,
         ))
     }

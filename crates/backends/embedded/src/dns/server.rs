@@ -12,8 +12,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
-use super::answer::{Transport, answer};
+use super::EXPIRE;
+use super::answer::{Known, Transport, answer};
 use super::registry::StoreRegistry;
+use super::table::ZoneTable;
 use super::zones::Zones;
 
 /// How a [`DnsServer`] runs.
@@ -25,14 +27,23 @@ pub struct DnsOptions {
     pub resync: Duration,
     /// How long a TCP connection may be idle, or slow over one message.
     pub idle: Duration,
+    /// How long names are told that cannot be read any more; then every question gets SERVFAIL.
+    pub expire: Duration,
     /// How many TCP connections there may be at once. Further ones wait to be accepted.
     pub connections: usize,
 }
 
 impl DnsOptions {
-    /// Listening at `listen`, with a resync every 5 s, connections that may idle for 10 s, and 128 of them.
+    /// Listening at `listen`, with a resync every 5 s, names that are told for a day after the store was last read,
+    /// connections that may idle for 10 s, and 128 of them.
     pub fn new(listen: SocketAddr) -> Self {
-        DnsOptions { listen, resync: Duration::from_secs(5), idle: Duration::from_secs(10), connections: 128 }
+        DnsOptions {
+            listen,
+            resync: Duration::from_secs(5),
+            idle: Duration::from_secs(10),
+            expire: EXPIRE,
+            connections: 128,
+        }
     }
 }
 
@@ -55,7 +66,7 @@ impl DnsServer {
         registry: &StoreRegistry,
         options: DnsOptions,
     ) -> io::Result<DnsServer> {
-        let DnsOptions { listen, resync, idle, connections } = options;
+        let DnsOptions { listen, resync, idle, expire, connections } = options;
         let (udp, tcp) = bind(listen).await?;
         let address = udp.local_addr()?;
         let zones = registry.zones().clone();
@@ -69,6 +80,8 @@ impl DnsServer {
             environment: environment.clone(),
             own: Some(address.ip()).filter(|ip| !ip.is_unspecified()),
             idle,
+            stale: resync * MISSED,
+            expire,
         };
         let tasks = environment.tasks();
         tasks.spawn("dns-follow", async move { zones.follow(resync).await });
@@ -89,6 +102,8 @@ impl fmt::Display for DnsServer {
     }
 }
 
+/// After how many resyncs without the store answers say that they may be out of date.
+const MISSED: u32 = 3;
 /// How long starting waits for the names.
 const FIRST_LOAD: Duration = Duration::from_secs(10);
 /// The pause after a socket failed, so that a lasting failure (no descriptors left) does not spin.
@@ -119,16 +134,28 @@ struct Serving {
     environment: Environment,
     own: Option<IpAddr>,
     idle: Duration,
+    /// How old names are that are told with a warning, and that are not told any more.
+    stale: Duration,
+    expire: Duration,
 }
 
 impl Serving {
     /// A message that brings the parser down is dropped, and must not take the server with it.
     fn answer(&self, request: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let answer = || self.zones.with(|table| answer(table, self.own, request, transport));
+        let answer = || self.zones.with(|table| answer(self.known(table), self.own, request, transport));
         catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
             tracing::error!(length = request.len(), "a message brought the parser down");
             None
         })
+    }
+
+    /// What of the table is still told.
+    fn known<'a>(&self, table: Option<&'a ZoneTable>) -> Known<'a> {
+        let age = self.zones.age();
+        Known {
+            table: table.filter(|_| age.is_some_and(|age| age <= self.expire)),
+            unread: age.filter(|age| *age > self.stale.min(self.expire)),
+        }
     }
 
     async fn udp(self, socket: UdpSocket) {

@@ -15,6 +15,7 @@ use steadfast_core::metadata::{
     CasOutcome, Hint, Key, MetadataCapabilities, MetadataDb, Page, Precondition, Record, Records, Version,
 };
 use steadfast_core::registry::{DomainName, RecordKind, RecordSet};
+use steadfast_core::runtime::Moment;
 use steadfast_core::{Effect, Environment, Error, ErrorKind, Result};
 
 use super::BACKEND;
@@ -32,6 +33,8 @@ pub(super) struct Zones {
     root: Key,
     environment: Environment,
     table: RwLock<Option<ZoneTable>>,
+    /// When the whole store was last read, on the clock of this process.
+    read_at: Mutex<Option<Moment>>,
     /// Whether anybody is served from the table. Until then nothing is kept in step.
     served: AtomicBool,
     /// Keys whose records do not decode, and that were told of.
@@ -53,6 +56,7 @@ impl Zones {
             records,
             environment,
             table: RwLock::new(None),
+            read_at: Mutex::new(None),
             served: AtomicBool::new(false),
             corrupt: Mutex::new(BTreeSet::new()),
             step: tokio::sync::Mutex::new(()),
@@ -62,6 +66,12 @@ impl Zones {
     /// Reads the table. `None` in it says that nothing was ever loaded.
     pub(super) fn with<T>(&self, read: impl FnOnce(Option<&ZoneTable>) -> T) -> T {
         read(self.table.read().unwrap_or_else(PoisonError::into_inner).as_ref())
+    }
+
+    /// How long ago what is in the table was the whole truth; none: it was never read.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let read_at = *self.read_at.lock().unwrap_or_else(PoisonError::into_inner);
+        read_at.map(|read_at| self.environment.clock().monotonic().since(read_at))
     }
 
     /// Brings the table in step with one key, if the table is served.
@@ -99,6 +109,7 @@ impl Zones {
         // From here on every writer of this process brings its change in step itself: those before are read.
         self.served.store(true, Ordering::SeqCst);
         let _step = self.step.lock().await;
+        let begun = self.environment.clock().monotonic();
         let mut zones = BTreeSet::new();
         let mut present = BTreeSet::new();
         let mut corrupt = BTreeMap::new();
@@ -131,6 +142,7 @@ impl Zones {
             changes.extend(gone.map(|(name, kind)| (name, kind, None)));
         });
         self.replace(&zones, &changes);
+        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
         self.tell_corrupt(&corrupt);
         self.corrupt.lock().unwrap_or_else(PoisonError::into_inner).retain(|key| corrupt.contains_key(key));
         Ok(())

@@ -275,7 +275,7 @@ fn an_unknown_version_of_edns_is_told_so() {
 fn check_any(bytes: &[u8]) {
     static TABLE: LazyLock<ZoneTable> = LazyLock::new(table);
     for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65_535)] {
-        let Some(reply) = answer(Some(&TABLE), Some(SERVER), bytes, transport) else { continue };
+        let Some(reply) = answer(Some(&*TABLE), Some(SERVER), bytes, transport) else { continue };
         assert!(reply.len() <= limit, "{} bytes by {transport:?}", reply.len());
         assert_eq!(reply[..2], bytes[..2], "the id");
         let parsed = Message::from_vec(&reply).unwrap();

@@ -2,11 +2,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::{Name, RecordType};
 use steadfast_core::metadata::memory::MemoryDb;
 use steadfast_core::metadata::{CasOutcome, Hint, MetadataCapabilities, Page, Precondition, Record, Version};
 use steadfast_core::registry::ServiceTarget;
 
 use super::*;
+use crate::dns::{DnsOptions, DnsServer};
 
 /// The memory store, with two switches: one makes it unreachable, the other loses its hints.
 #[derive(Debug)]
@@ -245,6 +249,64 @@ async fn the_last_names_are_served_while_the_store_is_down() {
     store.down.store(true, Ordering::SeqCst);
     registry.zones().reload().await.unwrap_err();
     assert_eq!(served(&registry, "a.demo.internal"), Some(addresses(&["127.0.0.1"])));
+}
+
+/// What a server says to a question with EDNS: the code, how many answers, and the extended error.
+async fn ask(server: &DnsServer, owner: &str) -> (ResponseCode, usize, Option<u16>) {
+    let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+    question.queries.push(Query::query(Name::from_ascii(owner).unwrap(), RecordType::A));
+    question.edns = Some(Edns::new());
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&question.to_vec().unwrap(), server.address()).await.unwrap();
+    let mut buffer = [0; 1232];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    let reply = Message::from_vec(&buffer[..length]).unwrap();
+    let extended = reply.edns.as_ref().and_then(|edns| match edns.option(EdnsCode::Unknown(15)) {
+        Some(EdnsOption::Unknown(_, bytes)) => Some(u16::from_be_bytes([bytes[0], bytes[1]])),
+        _ => None,
+    });
+    (reply.metadata.response_code, reply.answers.len(), extended)
+}
+
+/// Asks until the answer is this one.
+async fn until_said(server: &DnsServer, wanted: (ResponseCode, usize, Option<u16>)) {
+    let waiting = async { while ask(server, "a.demo.internal.").await != wanted {} };
+    let said = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    assert!(said.is_ok(), "never {wanted:?}: {:?}", ask(server, "a.demo.internal.").await);
+}
+
+#[tokio::test]
+async fn a_server_that_lost_the_store_says_so_and_in_the_end_tells_nothing_any_more() {
+    let store = Store::new();
+    let environment = Environment::system([1; 32]);
+    let prefix = "steadfast/demo".parse().unwrap();
+    let registry = StoreRegistry::new(store.clone(), &environment, prefix).unwrap();
+    registry.ensure_zone(&name("demo.internal")).await.unwrap();
+    put(&registry, "a.demo.internal", &["127.0.0.1"]).await;
+    let with = |expire| DnsOptions {
+        resync: Duration::from_millis(50),
+        expire,
+        ..DnsOptions::new("127.0.0.1:0".parse().unwrap())
+    };
+    let start = |expire| DnsServer::start(&environment, &registry, with(expire));
+    let patient = start(Duration::from_secs(3600)).await.unwrap();
+    let strict = start(Duration::from_millis(500)).await.unwrap();
+    let well = (ResponseCode::NoError, 1, None);
+    let (stale, not_ready) = (Some(3), Some(14));
+    for server in [&patient, &strict] {
+        until_said(server, well).await;
+    }
+
+    store.down.store(true, Ordering::SeqCst);
+    until_said(&patient, (ResponseCode::NoError, 1, stale)).await;
+    until_said(&strict, (ResponseCode::ServFail, 0, not_ready)).await;
+    assert_eq!(ask(&patient, "a.demo.internal.").await, (ResponseCode::NoError, 1, stale));
+
+    store.down.store(false, Ordering::SeqCst);
+    for server in [&patient, &strict] {
+        until_said(server, well).await;
+    }
+    environment.tasks().stop().await;
 }
 
 #[tokio::test]
