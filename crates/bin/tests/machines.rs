@@ -10,12 +10,16 @@ mod network;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use common::cluster::has_redis;
 use common::{err, expect};
 use lab::{COUNT, Lab, SERVICE};
 use network::{eventually, may_make_networks};
 use serde_json::Value;
+
+/// How soon every server answers with a change that was acknowledged: a resync, and the longest that reading may take.
+const SEEN_WITHIN: Duration = Duration::from_secs(15);
 
 #[test]
 fn a_member_comes_back_on_another_machine_when_its_own_is_cut_off() {
@@ -99,6 +103,57 @@ fn a_volume_of_a_size_moves_with_its_member_and_leaves_no_mount_behind() {
     assert_eq!(read(), "green");
     expect(&lab.cli(near, &["delete", "cache", "--wait"]), 0);
     eventually("nothing is mounted", || (lab.mounted().is_empty() && lab.loops() == 0).then_some(()));
+}
+
+/// What `from` hears from the server of `at`, if that is the address.
+fn says(lab: &Lab, from: u8, at: u8, name: &str, address: &str) -> Option<String> {
+    let told = lab.dig(from, at, name);
+    (told.contains("status: NOERROR") && told.contains(address)).then_some(told)
+}
+
+/// The servers answer for the zone each by itself, so any of them may die; and the one that has lost the records says so.
+#[test]
+fn any_server_answers_names_and_one_that_has_lost_the_records_says_so() {
+    let test = "any_server_answers_names_and_one_that_has_lost_the_records_says_so";
+    if !may_make_networks(test) || !has_redis(test) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.up(&[], &[]);
+    for at in 0..COUNT {
+        lab.answer_on_the_network(at);
+    }
+    let (first, address) = lab.create("cache");
+    // Whom it was written by is one of them. The watch tells the others; if it does not, the resync does.
+    let acknowledged = Instant::now();
+    for at in 0..COUNT {
+        for name in ["cache-0", "cache", "primary.cache"] {
+            eventually("each server has the name", || says(&lab, first, at, name, &address));
+        }
+    }
+    assert!(acknowledged.elapsed() < SEEN_WITHIN, "{:?}", acknowledged.elapsed());
+
+    let (near, far) = ((first + 1) % COUNT, (first + 2) % COUNT);
+    lab.kill_server(near);
+    assert_eq!(says(&lab, far, near, "cache-0", &address), None, "nobody answers for a dead server");
+    for at in [first, far] {
+        assert!(says(&lab, near, at, "cache-0", &address).is_some(), "the others do");
+    }
+    lab.serve(near, &[]);
+    eventually("it answers again", || says(&lab, near, near, "cache-0", &address));
+
+    // Which of its names are still right the server of a machine that is cut off cannot know.
+    let stale = |at: u8| lab.dig(at, at, "cache-0").contains("EDE: 3 (Stale Answer)");
+    assert!(!stale(far), "{}", lab.dig(far, far, "cache-0"));
+    lab.network.cut(far);
+    eventually("it says that it has lost the records", || {
+        (stale(far) && says(&lab, far, far, "cache-0", &address).is_some()).then_some(())
+    });
+    assert!(!stale(near), "the others have not: {}", lab.dig(near, near, "cache-0"));
+    lab.network.heal(far);
+    eventually("it has them again", || {
+        (!stale(far) && says(&lab, far, far, "cache-0", &address).is_some()).then_some(())
+    });
 }
 
 #[test]

@@ -144,12 +144,42 @@ impl Lab {
     }
 
     /// `steadfast serve` on a machine, listening there for its own users alone.
-    fn serve(&mut self, at: u8, more: &[&str]) {
+    pub fn serve(&mut self, at: u8, more: &[&str]) {
         let id = format!("server-{at}");
         let server = self.start(at, self.steadfast(at, &[&["serve", "--id", &id], more].concat()));
         self.running.push(server);
         let told = self.data(at).join(format!("servers/server-{at}/endpoint.json"));
         eventually("the server listens", || told.exists().then_some(()));
+    }
+
+    /// Kills a machine's server where it stands.
+    pub fn kill_server(&self, at: u8) {
+        let lock = self.data(at).join(format!("servers/server-{at}/lock"));
+        let holders = || steadfast_lock::holders(&lock).unwrap();
+        for pid in holders() {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        eventually("the server is dead", || holders().is_empty().then_some(()));
+        // What it told would be taken for what the next one tells.
+        fs::remove_file(self.data(at).join(format!("servers/server-{at}/endpoint.json"))).unwrap();
+    }
+
+    /// Has a machine's server answer names at the machine's own address, where the others can ask it.
+    pub fn answer_on_the_network(&mut self, at: u8) {
+        self.kill_server(at);
+        let file = self.data(at).join("cluster.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        config["dns"] = format!("{}:5353", Network::address(at)).into();
+        fs::write(&file, config.to_string()).unwrap();
+        self.serve(at, &[]);
+    }
+
+    /// What `from` is told by the server of `at` about a name: all that `dig` prints.
+    pub fn dig(&self, from: u8, at: u8, name: &str) -> String {
+        let mut command = Command::new("dig");
+        command.args([&format!("@{}", Network::address(at)), "-p", "5353", "+tries=1", "+time=2"]);
+        command.arg(format!("{name}.local.steadfast.internal"));
+        out(&self.machine(from).output(command))
     }
 
     fn agent(&mut self, at: u8, more: &[&str]) {
