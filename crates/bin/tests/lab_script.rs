@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod common;
+mod docker;
 #[path = "../../backends/linux/tests/network/mod.rs"]
 mod network;
 
@@ -15,6 +16,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::cluster::has_redis;
 use common::{err, expect, for_user, out};
+use docker::has_docker;
 use network::{eventually, may_make_networks};
 use serde_json::Value;
 
@@ -96,6 +98,35 @@ impl Lab {
         let own = namespaces_of(std::process::id()).collect::<BTreeSet<_>>();
         let all = self.processes().into_iter().flat_map(namespaces_of);
         all.filter(|namespace| !own.contains(namespace)).collect()
+    }
+
+    /// Ends it, and checks that nothing is left of what it was made of.
+    fn end(&self, links_before: &str) {
+        let namespaces = self.namespaces();
+        assert!(namespaces.len() >= 16, "a hub and three machines, with four each: {namespaces:?}");
+        self.twice(&["down"]);
+        assert!(!self.folder().exists());
+        let kept =
+            |namespace: &PathBuf| all_processes().flat_map(namespaces_of).any(|other| other == *namespace);
+        assert_eq!(namespaces.into_iter().filter(kept).collect::<Vec<_>>(), Vec::<PathBuf>::new());
+        assert_eq!(self.processes(), Vec::<u32>::new());
+        let folder = self.folder();
+        let named = folder.to_str().unwrap();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(named), "{mounts}");
+        let loops = Command::new("losetup").args(["--list", "--noheadings"]).output().unwrap();
+        assert!(!out(&loops).contains(named), "{loops:?}");
+        assert_eq!(self.groups(), "", "groups of containers");
+        assert_eq!(links(), links_before);
+    }
+
+    /// The kernel's groups of this lab's containers.
+    fn groups(&self) -> String {
+        let pattern = format!("*/lab{}*", self.folder().to_str().unwrap().replace('/', "-"));
+        let mut command = Command::new("find");
+        // Others' groups come and go meanwhile.
+        command.args(["/sys/fs/cgroup", "-type", "d", "-path", &pattern]).stderr(Stdio::null());
+        out(&command.output().unwrap())
     }
 
     fn processes(&self) -> Vec<u32> {
@@ -186,21 +217,24 @@ fn a_person_tries_a_failover_in_the_lab_and_nothing_is_left_of_it() {
     let echoed = lab.run(&["run", &on, "sh", "-c", "hostname; exit 7"]);
     expect(&echoed, 7);
     assert_eq!(out(&echoed).trim(), on);
-    let namespaces = lab.namespaces();
-    assert!(namespaces.len() >= 16, "a hub and three machines, with four each: {namespaces:?}");
+    lab.end(&before);
+}
 
-    lab.twice(&["down"]);
-    assert!(!lab.folder().exists());
-    let kept = |namespace: &PathBuf| all_processes().flat_map(namespaces_of).any(|other| other == *namespace);
-    assert_eq!(namespaces.into_iter().filter(kept).collect::<Vec<_>>(), Vec::<PathBuf>::new());
-    assert_eq!(lab.processes(), Vec::<u32>::new());
-    let folder = lab.folder();
-    let named = folder.to_str().unwrap();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(named), "{mounts}");
-    let loops = Command::new("losetup").args(["--list", "--noheadings"]).output().unwrap();
-    assert!(!out(&loops).contains(named), "{loops:?}");
-    assert_eq!(links(), before);
+#[test]
+fn the_lab_is_a_swarm_if_it_is_told_to_be() {
+    let test = "the_lab_is_a_swarm_if_it_is_told_to_be";
+    if !may_make_networks(test) || !has_redis(test) || !has_docker(test) {
+        return;
+    }
+    let lab = Lab::new();
+    let before = links();
+    lab.twice(&["up", "--swarm"]);
+    fs::write(lab.above.path().join("cache.toml"), SERVICE).unwrap();
+    expect(&lab.run(&["run", "a", "steadfast", "apply", "-f", "cache.toml", "--wait"]), 0);
+    let services = lab.run(&["run", "b", "docker", "service", "ls", "--format", "{{.Name}} {{.Replicas}}"]);
+    assert_eq!(out(&services).trim(), "local_cache-0 1/1", "{services:?}");
+    assert!(!lab.groups().is_empty());
+    lab.end(&before);
 }
 
 #[test]
