@@ -46,6 +46,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 const ARROWS_OF_TESTS: &[(&str, &[&str])] = &[
     // The agent is tested over real volumes, names and assignments.
     ("steadfast-agent", &["steadfast-backend-embedded", "steadfast-orchestrator-process"]),
+    // Names are kept in any store.
+    ("steadfast-backend-etcd", &["steadfast-backend-embedded"]),
     // Images of volumes lie in the folders of another provider.
     ("steadfast-backend-linux", &["steadfast-backend-embedded"]),
 ];
