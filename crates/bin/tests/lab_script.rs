@@ -1,6 +1,10 @@
 //! `scripts/lab`, as a person has it: three machines, a failover, and nothing left of it.
 #![cfg(all(feature = "etcd", feature = "linux"))]
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it should be, and says what the machines said"
+)]
 
 mod common;
 mod docker;
@@ -147,7 +151,7 @@ impl Drop for Lab {
                 let text = fs::read_to_string(log.path()).unwrap_or_default();
                 let lines: Vec<&str> = text.lines().filter(|line| !line.contains("etcdserver")).collect();
                 let last = lines[lines.len().saturating_sub(20)..].join("\n");
-                eprintln!("{}:\n{last}", log.path().display());
+                println!("{}:\n{last}", log.path().display());
             }
         }
         self.run(&["down"]);
