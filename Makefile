@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo lab test test-e2e sim-long bench fuzz docs install-engines install-test-deps
+.PHONY: help demo lab test test-e2e test-swarm sim-long bench fuzz docs install-engines install-test-deps
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -29,6 +29,12 @@ test: install-test-deps ## Everything this machine permits, and a list of what i
 test-e2e: install-test-deps ## The end-to-end suites alone: about ten minutes
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --package steadfast-workspace --all-features --no-fail-fast
+
+# One Redis on three engines of Docker, and everything that goes wrong there, one after the other, under a client that
+# writes all the time. `make test` has the smoke alone.
+test-swarm: install-test-deps ## The failures of a Docker Swarm: about twenty minutes (STEADFAST_SCENARIO=drained for some)
+	cargo nextest run --locked --package steadfast --all-features --profile swarm --ignore-default-filter \
+		--no-capture -E 'binary(/^swarm/)'
 
 SIM = $(or $(CARGO_TARGET_DIR),target)/sim/steadfast-sim
 

@@ -67,7 +67,7 @@ fn a_member_of_a_swarm_comes_back_on_another_node_when_its_own_is_cut_off() {
     assert_eq!(lab.serving(first, "cache"), Some((second.0, address.clone())));
 
     // The node that has it now dies: its engine of Docker, its container, its agent.
-    lab.kill_node(second.0, "cache");
+    lab.kill_node(second.0, "cache-0");
     let third = eventually("it serves on a third node", || {
         lab.serving(first, "cache").filter(|(on, _)| *on != second.0)
     });

@@ -95,6 +95,11 @@ impl Docker {
         });
     }
 
+    /// The engine's process.
+    pub fn process(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.engine.as_ref().unwrap().id()).unwrap())
+    }
+
     /// `docker` on this machine.
     pub fn run(&self, machine: &Machine, arguments: &[&str]) -> Output {
         machine.output(self.docker(arguments))
@@ -114,14 +119,16 @@ impl Docker {
         command
     }
 
-    /// Makes the image of Redis.
+    /// Makes the image of Redis. The libraries that the guard needs are among those of Redis.
     pub fn make_image(&self, machine: &Machine) {
+        self.make_image_of(machine, "redis-server", IMAGE);
+    }
+
+    /// Makes an image of what is on this machine.
+    pub fn make_image_of(&self, machine: &Machine, what: &str, name: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/image");
-        // The libraries that the guard needs are among those of Redis.
-        let make = format!(
-            "{} redis-server | docker --host unix:///run/docker.sock import - {IMAGE}",
-            script.display()
-        );
+        let make =
+            format!("{} {what} | docker --host unix:///run/docker.sock import - {name}", script.display());
         let mut command = self.command("bash");
         command.args(["-euo", "pipefail", "-c", &make]).env_remove("DOCKER_HOST");
         let output = machine.output(command);

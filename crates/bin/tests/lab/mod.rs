@@ -36,10 +36,12 @@ accept_lease = true
 
 /// The machines, and what runs on them.
 pub struct Lab {
-    // Dropped first: what runs holds files of the folder.
-    running: Vec<Child>,
-    /// The agents, by machine.
+    /// The members of etcd, the servers and the agents, by machine.
+    etcds: Vec<Child>,
+    servers: Vec<Child>,
     agents: Vec<Child>,
+    /// What every agent is told.
+    to_agents: Vec<String>,
     /// The engines of Docker, by machine; none: engines run as processes of the agents.
     engines: Vec<Docker>,
     pub network: Network,
@@ -59,7 +61,15 @@ impl Lab {
         fs::create_dir(folder.path().join("shared")).unwrap();
         passable(&folder.path().join("shared"));
         let network = Network::of(COUNT);
-        Lab { running: Vec::new(), agents: Vec::new(), engines: Vec::new(), network, folder }
+        Lab {
+            etcds: Vec::new(),
+            servers: Vec::new(),
+            agents: Vec::new(),
+            to_agents: Vec::new(),
+            engines: Vec::new(),
+            network,
+            folder,
+        }
     }
 
     /// The machines, with engines of Docker that are one swarm.
@@ -114,7 +124,7 @@ impl Lab {
         self.machine(at).run(async move { command.spawn().unwrap() })
     }
 
-    fn start_etcd(&mut self, at: u8) {
+    pub fn start_etcd(&mut self, at: u8) {
         let own = Network::address(at);
         let all: Vec<String> =
             (0..COUNT).map(|at| format!("m{at}=http://{}:2380", Network::address(at))).collect();
@@ -125,7 +135,7 @@ impl Lab {
         command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &all.join(",")]);
         command.arg("--data-dir").arg(self.folder.path().join(format!("etcd{at}")));
         let etcd = self.start(at, command);
-        self.running.push(etcd);
+        put(&mut self.etcds, at, etcd);
     }
 
     /// Three engines that are one swarm, each of them a manager.
@@ -146,22 +156,12 @@ impl Lab {
     /// `steadfast serve` on a machine, listening there for its own users alone.
     pub fn serve(&mut self, at: u8, more: &[&str]) {
         let id = format!("server-{at}");
-        let server = self.start(at, self.steadfast(at, &[&["serve", "--id", &id], more].concat()));
-        self.running.push(server);
         let told = self.data(at).join(format!("servers/server-{at}/endpoint.json"));
+        // What was killed has left it.
+        fs::remove_file(&told).ok();
+        let server = self.start(at, self.steadfast(at, &[&["serve", "--id", &id], more].concat()));
+        put(&mut self.servers, at, server);
         eventually("the server listens", || told.exists().then_some(()));
-    }
-
-    /// Kills a machine's server where it stands.
-    pub fn kill_server(&self, at: u8) {
-        let lock = self.data(at).join(format!("servers/server-{at}/lock"));
-        let holders = || steadfast_lock::holders(&lock).unwrap();
-        for pid in holders() {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        }
-        eventually("the server is dead", || holders().is_empty().then_some(()));
-        // What it told would be taken for what the next one tells.
-        fs::remove_file(self.data(at).join(format!("servers/server-{at}/endpoint.json"))).unwrap();
     }
 
     /// Has a machine's server answer names at the machine's own address, where the others can ask it.
@@ -182,11 +182,37 @@ impl Lab {
         out(&self.machine(from).output(command))
     }
 
-    fn agent(&mut self, at: u8, more: &[&str]) {
+    pub fn start_agent(&mut self, at: u8) {
         let (node, zone) = (node(at), format!("z{at}"));
+        let more: Vec<&str> = self.to_agents.iter().map(String::as_str).collect();
         let own = ["agent", "--node", &node, "--zone", &zone];
-        let agent = self.start(at, self.steadfast(at, &[&own[..], more].concat()));
-        self.agents.push(agent);
+        let agent = self.start(at, self.steadfast(at, &[&own[..], &more].concat()));
+        put(&mut self.agents, at, agent);
+    }
+
+    pub fn kill_agent(&mut self, at: u8) {
+        end(&mut self.agents[usize::from(at)]);
+    }
+
+    pub fn kill_server(&mut self, at: u8) {
+        end(&mut self.servers[usize::from(at)]);
+    }
+
+    pub fn kill_etcd(&mut self, at: u8) {
+        end(&mut self.etcds[usize::from(at)]);
+    }
+
+    pub fn kill_docker(&mut self, at: u8) {
+        self.engines[usize::from(at)].kill();
+    }
+
+    pub fn start_docker(&mut self, at: u8) {
+        self.engines[usize::from(at)].start(&self.network.machines[usize::from(at)]);
+    }
+
+    /// The agent's process. It is entered from another one, which has become it.
+    pub fn agent_process(&self, at: u8) -> Pid {
+        Pid::from_raw(i32::try_from(self.agents[usize::from(at)].id()).unwrap())
     }
 
     /// Three machines of a cluster, from nothing, as its documentation says; the first server is told `more`, and every
@@ -208,8 +234,9 @@ impl Lab {
             }
             self.serve(at, &[]);
         }
+        self.to_agents = to_agents.iter().map(|told| (*told).to_owned()).collect();
         for at in 0..COUNT {
-            self.agent(at, to_agents);
+            self.start_agent(at);
         }
         self.all_ready(0);
     }
@@ -219,18 +246,22 @@ impl Lab {
         eventually("every node is Ready", || {
             let nodes = self.json(at, &["node", "list"])?;
             let items = nodes["items"].as_array()?;
-            (items.len() == usize::from(COUNT) && items.iter().all(|node| node["health"] == "Ready"))
-                .then_some(())
+            (items.len() == usize::from(COUNT)
+                && items.iter().all(|node| node["health"] == "Ready" && node["stalled"].is_null()))
+            .then_some(())
         });
     }
 
     /// Kills everything of a node but its server and its etcd, without a word.
-    pub fn kill_node(&mut self, at: u8, service: &str) {
-        let agent = &mut self.agents[usize::from(at)];
-        agent.kill().unwrap();
-        agent.wait().unwrap();
-        self.engines[usize::from(at)].kill();
-        for pid in self.processes(at, service) {
+    pub fn kill_node(&mut self, at: u8, member: &str) {
+        self.kill_agent(at);
+        self.kill_docker(at);
+        self.kill_container(at, member);
+    }
+
+    /// Kills everything that runs of a member on a machine.
+    pub fn kill_container(&self, at: u8, member: &str) {
+        for pid in self.processes_of(at, member) {
             // The engine dies with its guard.
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
@@ -274,9 +305,14 @@ impl Lab {
 
     /// The processes of a service's only member on a machine: its guard, and everything of its engine.
     pub fn processes(&self, at: u8, service: &str) -> BTreeSet<i32> {
+        self.processes_of(at, &format!("{service}-0"))
+    }
+
+    /// The same of any member.
+    pub fn processes_of(&self, at: u8, member: &str) -> BTreeSet<i32> {
         let lock = match self.engines.get(usize::from(at)) {
-            Some(engine) => engine.within(&format!("/run/steadfast/local/{service}-0/guard/lock")),
-            None => self.data(at).join(format!("nodes/{}/guards/{service}-0/lock", node(at))),
+            Some(engine) => engine.within(&format!("/run/steadfast/local/{member}/guard/lock")),
+            None => self.data(at).join(format!("nodes/{}/guards/{member}/lock", node(at))),
         };
         steadfast_lock::holders(&lock).unwrap()
     }
@@ -294,27 +330,39 @@ impl Lab {
         out(&listed).matches(self.shared().to_str().unwrap()).count()
     }
 
+    /// `etcdctl` with the member of a machine.
+    pub fn etcdctl(&self, at: u8, arguments: &[&str]) -> String {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(arguments);
+        command.args(["--endpoints", &format!("http://{}:2379", Network::address(at))]);
+        let output = self.machine(at).output(command);
+        expect(&output, 0);
+        out(&output)
+    }
+
+    /// The members of etcd, each with who leads as it says.
+    fn etcd_members(&self) -> Vec<(u64, u64)> {
+        let member = |at| {
+            let told = self.etcdctl(at, &["-w", "json", "endpoint", "status"]);
+            let told: Value = serde_json::from_str(&told).unwrap();
+            let status = &told[0]["Status"];
+            (status["header"]["member_id"].as_u64().unwrap(), status["leader"].as_u64().unwrap())
+        };
+        (0..COUNT).map(member).collect()
+    }
+
+    /// The machine whose etcd member leads.
+    pub fn etcd_leader(&self) -> u8 {
+        let members = self.etcd_members();
+        (0..COUNT).find(|at| members[usize::from(*at)].0 == members[0].1).unwrap()
+    }
+
     /// Has the etcd member of a machine lead the others.
     pub fn lead_etcd(&self, at: u8) {
-        let control = |at: u8, arguments: &[&str]| {
-            let mut command = Command::new("etcdctl");
-            command.env("ETCDCTL_API", "3").args(arguments);
-            command.args(["-w", "json", "--endpoints", &format!("http://{}:2379", Network::address(at))]);
-            let output = self.machine(at).output(command);
-            expect(&output, 0);
-            output.stdout
-        };
-        let members: Vec<(u64, u64)> = (0..COUNT)
-            .map(|at| {
-                let told: Value = serde_json::from_slice(&control(at, &["endpoint", "status"])).unwrap();
-                let status = &told[0]["Status"];
-                (status["header"]["member_id"].as_u64().unwrap(), status["leader"].as_u64().unwrap())
-            })
-            .collect();
-        let (wanted, leader) = members[usize::from(at)];
-        let leads = (0..COUNT).find(|at| members[usize::from(*at)].0 == leader).unwrap();
+        let (wanted, _) = self.etcd_members()[usize::from(at)];
+        let leads = self.etcd_leader();
         if leads != at {
-            control(leads, &["move-leader", &format!("{wanted:x}")]);
+            self.etcdctl(leads, &["move-leader", &format!("{wanted:x}")]);
         }
     }
 }
@@ -332,10 +380,8 @@ impl Drop for Lab {
                 println!("engine:\n{}", engine.log());
             }
         }
-        for child in self.agents.iter_mut().chain(&mut self.running) {
-            // It may have ended by itself.
-            child.kill().ok();
-            child.wait().ok();
+        for child in self.agents.iter_mut().chain(&mut self.servers).chain(&mut self.etcds) {
+            end(child);
         }
         // Engines outlive their agents.
         for at in 0..COUNT {
@@ -351,6 +397,20 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+/// Puts what was started on a machine in the place of what was there.
+fn put(all: &mut Vec<Child>, at: u8, child: Child) {
+    match all.get_mut(usize::from(at)) {
+        Some(place) => *place = child,
+        None => all.push(child),
+    }
+}
+
+/// Kills a process, if it has not ended by itself.
+fn end(child: &mut Child) {
+    child.kill().ok();
+    child.wait().ok();
 }
 
 fn passable(folder: &Path) {

@@ -61,6 +61,15 @@ impl Network {
         Ipv4Addr::new(10, 77, 0, at + 1)
     }
 
+    /// One more machine on the network, which is never cut off: 10.77.1.1.
+    pub fn outside(&self) -> &Machine {
+        if !self.hub.ip("-o -4 address show dev bridge").contains(" 10.77.1.1/") {
+            self.hub.ip("address add 10.77.1.1/16 dev bridge");
+            self.hub.ip("link set lo up");
+        }
+        &self.hub
+    }
+
     /// Cuts a machine off from the others.
     pub fn cut(&self, at: u8) {
         self.hub.ip(&format!("link set port{at} down"));

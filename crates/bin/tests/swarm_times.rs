@@ -1,0 +1,157 @@
+//! How long a member of a Docker Swarm is away when its node is cut off, by phases, beside Swarm's own detection and a
+//! plain service of Swarm's with a local volume: `make test-swarm` for three times, `STEADFAST_TIMES=10` for as many.
+#![cfg(all(feature = "etcd", feature = "linux", feature = "swarm"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where something is not as it should be"
+)]
+
+mod common;
+mod docker;
+mod lab;
+mod load;
+#[path = "../../backends/linux/tests/network/mod.rs"]
+mod network;
+
+use std::fs;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::cluster::has_redis;
+use common::{expect, out};
+use docker::{IMAGE, has_docker};
+use lab::{COUNT, Lab};
+use load::Writer;
+use network::{eventually, may_make_networks};
+
+/// A lease of 10 s, and 2 s more: what cannot be had sooner.
+const FENCING: Duration = Duration::from_secs(12);
+
+/// What a run has taken, each since the cut.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// It was placed on another node: the lease was over.
+    placed: Duration,
+    /// The claim had its new epoch: fenced.
+    moved: Duration,
+    /// A client's write was acknowledged.
+    served: Duration,
+    /// Swarm took the node to be down.
+    down: Duration,
+    /// Swarm had its plain service run elsewhere, on an empty volume.
+    plain: Duration,
+}
+
+#[test]
+fn a_member_is_away_for_its_lease_and_a_few_seconds() {
+    let test = "a_member_is_away_for_its_lease_and_a_few_seconds";
+    if !may_make_networks(test) || !has_redis(test) || !has_docker(test) {
+        return;
+    }
+    let runs = std::env::var("STEADFAST_TIMES").map_or(3, |text| text.parse().unwrap());
+    let mut lab = Lab::on_a_swarm();
+    lab.up(&["--swarm-image", &format!("redis={IMAGE}")], &["--volume-plugin"]);
+    let (_, address) = lab.create("cache");
+    let told = lab.cli(0, &["secret", "get", "cache", "password"]);
+    expect(&told, 0);
+    let writer = Writer::start(lab.network.outside(), "outside", &address, out(&told).trim());
+    // One on each node, so that one of them is on the node that is cut off.
+    let plain = ["service", "create", "--detach", "--name", "plain", "--replicas", "3"];
+    let mount = ["--mount", "type=volume,source=plain,target=/plain", IMAGE];
+    let command = ["redis-server", "--port", "0", "--dir", "/plain"];
+    lab.docker(0, &[&plain[..], &mount, &command].concat());
+    let times: Vec<Times> = (0..runs).map(|run| measure(&lab, &writer, run)).collect();
+    let column = |name: &str, of: &dyn Fn(&Times) -> Duration| {
+        let mut all: Vec<f64> = times.iter().map(|times| of(times).as_secs_f64()).collect();
+        all.sort_by(f64::total_cmp);
+        println!("| {name} | {:.1} | {:.1} |", all[all.len() / 2], all[all.len() - 1]);
+    };
+    println!("| {runs} runs, seconds since the cut | median | maximum |\n|---|---|---|");
+    column("placed elsewhere: the lease is over", &|times| times.placed);
+    column("claimed, with its epoch", &|times| times.moved);
+    column("serves", &|times| times.served);
+    column("of these, after the lease", &|times| times.served.saturating_sub(FENCING));
+    column("Swarm takes the node to be down", &|times| times.down);
+    column("a plain service runs elsewhere, without its data", &|times| times.plain);
+}
+
+fn measure(lab: &Lab, writer: &Writer, run: usize) -> Times {
+    lab.all_ready(0);
+    let (on, _) = eventually("it serves", || lab.serving(0, "cache"));
+    let near = (on + 1) % COUNT;
+    eventually("the plain service runs on each node", || (plain_on(lab, near).len() == 3).then_some(()));
+    let marker = |at: u8| lab.folder.path().join(format!("docker{at}/data/volumes/plain/_data/marker-{run}"));
+    fs::write(marker(on), "").unwrap();
+    let (begun, wall) = (Instant::now(), SystemTime::now());
+    lab.network.cut(on);
+    // It goes on to acknowledge writes to nobody outside.
+    std::thread::sleep(Duration::from_secs(2));
+    let before = writer.count();
+    let (mut served, mut down, mut elsewhere) = (None, None, None);
+    eventually("everything has come about", || {
+        if served.is_none() && writer.count() > before {
+            served = Some(begun.elapsed());
+        }
+        if down.is_none() || elsewhere.is_none() {
+            let output = lab
+                .engine(near)
+                .run(lab.machine(near), &["node", "ls", "--format", "{{.Hostname}} {{.Status}}"]);
+            if down.is_none() && out(&output).contains(&format!("node-{on} Down")) {
+                down = Some(begun.elapsed());
+            }
+            let plain = plain_on(lab, near);
+            let off: Vec<_> = plain.iter().filter(|node| **node != format!("node-{on}")).collect();
+            if elsewhere.is_none() && off.len() == 3 {
+                elsewhere = Some(begun.elapsed());
+            }
+        }
+        (served.is_some() && down.is_some() && elsewhere.is_some()).then_some(())
+    });
+    let (now_on, _) = eventually("it serves", || lab.serving(near, "cache"));
+    assert_ne!(now_on, on);
+    // Swarm alone leaves the volume where it was.
+    assert!((0..COUNT).all(|at| marker(at).exists() == (at == on)), "a local volume is its node's");
+    let why = lab.json(near, &["why", "cache-0"]).unwrap().to_string();
+    let told = |reason: &str| since(&why, reason, wall);
+    let times = Times {
+        placed: told("NodeDead"),
+        moved: told("MemberMoved"),
+        served: served.unwrap(),
+        down: down.unwrap(),
+        plain: elsewhere.unwrap(),
+    };
+    println!("{run}: {times:?}");
+    lab.network.heal(on);
+    lab.all_ready(near);
+    // It has spread no more: one is made again on the node that is back.
+    lab.docker(near, &["service", "update", "--detach", "--force", "plain"]);
+    times
+}
+
+/// The nodes on which the plain service runs, each as often as it does.
+fn plain_on(lab: &Lab, at: u8) -> Vec<String> {
+    let filter = ["service", "ps", "plain", "--filter", "desired-state=running"];
+    let output = lab
+        .engine(at)
+        .run(lab.machine(at), &[&filter[..], &["--format", "{{.Node}} {{.CurrentState}}"]].concat());
+    out(&output)
+        .lines()
+        .filter_map(|line| line.split_once(" Running"))
+        .map(|(node, _)| node.to_owned())
+        .collect()
+}
+
+/// How long after `wall` the last event with this reason is, as `why` tells.
+fn since(why: &str, reason: &str, wall: SystemTime) -> Duration {
+    // `{"reason":"NodeDead","text":"2026-01-31T12:00:00.123Z (epoch 1) …"}`
+    let at = why.rfind(&format!("\"{reason}\"")).unwrap();
+    let time = why[at..].split('T').find(|part| part.as_bytes().get(2) == Some(&b':')).unwrap();
+    let time = time.split('Z').next().unwrap();
+    let parts: Vec<f64> = time.split(':').map(|part| part.parse().unwrap()).collect();
+    let day = Duration::from_secs_f64(parts[0] * 3_600.0 + parts[1] * 60.0 + parts[2]);
+    let begun = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let begun_day =
+        Duration::from_secs(begun.as_secs() % 86_400) + Duration::from_nanos(begun.subsec_nanos().into());
+    // Over midnight it is a day less.
+    day.checked_sub(begun_day).unwrap_or_else(|| day + Duration::from_secs(86_400) - begun_day)
+}
