@@ -131,8 +131,8 @@ fn scenario() -> Scenario {
         .at(50_000, Action::Ask("scale to 2".to_owned(), "orders".to_owned()));
     scenario.nodes = NODES;
     scenario.storm_ms = 70_000;
-    // A request that is lost costs the adapter its patience of 20 s, and a round that waits for it up to a minute.
-    scenario.heal.stable_ms = 60_000;
+    // A request that is lost costs the adapter its patience, and an answer that is late may end a round.
+    scenario.heal.stable_ms = 40_000;
     scenario
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
@@ -13,6 +14,7 @@ use steadfast_core::model::Reason;
 use crate::disk::reason_of;
 use crate::host::MountedVolume;
 use crate::node_dir::NodeDir;
+use crate::sync::lock;
 
 /// Puts together what the containers of members see, by bind mounts.
 #[derive(Debug, Clone)]
@@ -20,12 +22,18 @@ pub struct MemberMounts {
     members: PathBuf,
     machine_lock: PathBuf,
     logs: PathBuf,
+    program: Arc<Program>,
 }
 
 impl MemberMounts {
     /// The folders below `members` for the members of the node in `dir`; `logs` is the folder with those of all members.
     pub fn new(dir: &NodeDir, members: impl Into<PathBuf>, logs: impl Into<PathBuf>) -> Self {
-        MemberMounts { members: members.into(), machine_lock: dir.machine_lock(), logs: logs.into() }
+        MemberMounts {
+            members: members.into(),
+            machine_lock: dir.machine_lock(),
+            logs: logs.into(),
+            program: Arc::new(Program { kept: dir.path().join("program"), copied: Mutex::default() }),
+        }
     }
 
     fn folder(&self, member: &MemberName) -> PathBuf {
@@ -43,7 +51,7 @@ impl MemberMounts {
         fs::create_dir_all(&log)?;
         bind(&self.machine_lock, &folder.join("machine.lock"))?;
         bind(&log, &folder.join("log"))?;
-        bind(&std::env::current_exe()?, &folder.join("steadfast"))
+        bind(&self.program.file(&std::env::current_exe()?)?, &folder.join("steadfast"))
     }
 
     /// Mounts a volume, and its lock if that is elsewhere. Idempotent; gives where they are.
@@ -93,6 +101,36 @@ impl MemberMounts {
             remove(&folder.join(own))?;
         }
         Ok(())
+    }
+}
+
+/// This program, as a file to mount: also if another one took the place of its file while it runs, as an upgrade does, so
+/// that agent and guard always fit.
+#[derive(Debug)]
+struct Program {
+    /// Where a copy is kept then: a file without a name cannot be mounted.
+    kept: PathBuf,
+    /// Whether this process has made the copy.
+    copied: Mutex<bool>,
+}
+
+impl Program {
+    /// The file, given where the program was started from.
+    fn file(&self, started_from: &Path) -> io::Result<PathBuf> {
+        const RUNNING: &str = "/proc/self/exe";
+        let running = fs::metadata(RUNNING)?;
+        if fs::metadata(started_from).is_ok_and(|found| same(&found, &running)) {
+            return Ok(started_from.to_owned());
+        }
+        let mut copied = lock(&self.copied);
+        if !*copied {
+            // Containers that have the copy of an earlier agent keep it.
+            let new = self.kept.with_extension("new");
+            fs::copy(RUNNING, &new)?;
+            fs::rename(&new, &self.kept)?;
+            *copied = true;
+        }
+        Ok(self.kept.clone())
     }
 }
 
@@ -151,4 +189,26 @@ fn remove(target: &Path) -> io::Result<()> {
 fn passable(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, Permissions::from_mode(0o711))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_while_it_runs_is_still_the_one_that_is_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Program { kept: folder.path().join("program"), copied: Mutex::default() };
+        let own = std::env::current_exe().unwrap();
+        assert_eq!(program.file(&own).unwrap(), own);
+        assert!(!program.kept.exists());
+
+        let replaced = folder.path().join("steadfast");
+        fs::write(&replaced, "another").unwrap();
+        for started_from in [replaced, folder.path().join("steadfast (deleted)")] {
+            let file = program.file(&started_from).unwrap();
+            assert_eq!(fs::metadata(&file).unwrap().len(), fs::metadata(&own).unwrap().len());
+            assert_eq!(fs::metadata(&file).unwrap().mode() & 0o111, 0o111, "it can be run");
+        }
+    }
 }

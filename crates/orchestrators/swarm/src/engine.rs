@@ -15,8 +15,9 @@ use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::runtime::Environment;
 use tokio::sync::OnceCell;
 
-/// How long a call may take.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a call may take. A manager asks the one that leads, and waits in vain for one that was lost just now; the next
+/// call asks the next one.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The engine that listens on a socket of this machine.
 #[derive(Debug)]
