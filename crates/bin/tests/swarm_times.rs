@@ -124,12 +124,19 @@ fn measure(lab: &Lab, writer: &Writer, run: usize) -> Times {
     lab.network.heal(on);
     lab.all_ready(near);
     // Made again, one on each node.
-    eventually("it has none", || {
-        lab.docker(near, &["service", "scale", "--detach", "plain=0"]);
-        (plain_on(lab, 0..COUNT) == 0).then_some(())
-    });
-    lab.docker(near, &["service", "scale", "--detach", "plain=3"]);
+    scale_plain(lab, near, 0);
+    eventually("it has none", || (plain_on(lab, 0..COUNT) == 0).then_some(()));
+    scale_plain(lab, near, 3);
     times
+}
+
+/// Swarm may be electing a leader.
+fn scale_plain(lab: &Lab, at: u8, replicas: u8) {
+    let scaled = format!("plain={replicas}");
+    eventually("it is scaled", || {
+        let output = lab.engine(at).run(lab.machine(at), &["service", "scale", "--detach", &scaled]);
+        output.status.success().then_some(())
+    });
 }
 
 /// How many containers of the plain service run on these machines. Asked there: while Swarm elects a leader it does not
