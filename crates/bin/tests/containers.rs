@@ -113,10 +113,17 @@ impl Lab {
         output.status.success().then(|| out(&output).trim().to_owned())
     }
 
-    fn healthy(&self) -> Option<()> {
+    fn view(&self) -> Option<Value> {
         let output = self.cli(&["get", "cache", "-o", "json"]);
-        let view: Value = serde_json::from_slice(&output.stdout).ok()?;
-        (view["state"] == "Healthy").then_some(())
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    fn healthy(&self) -> Option<()> {
+        (self.view()?["state"] == "Healthy").then_some(())
+    }
+
+    fn has_member(&self) -> Option<()> {
+        (!self.view()?["members"].as_array()?.is_empty()).then_some(())
     }
 
     /// The processes of the member: its guard, and everything of its engine.
@@ -185,6 +192,8 @@ fn a_member_is_one_container_whatever_becomes_of_containers_engine_and_agent() {
     refused(&["volume", "create", "-d", "steadfast", "-o", "service=cache", "cache-0"], "has no member");
 
     expect(&lab.cli(&["create", "cache", "--blueprint", "redis", "--replicas", "1"]), 0);
+    // What was asked for comes about a moment later: until then there is no such member to mount.
+    eventually("the member is there", || lab.has_member());
     let started = machine().output(lab.run_member("first"));
     assert!(started.status.success(), "{started:?}");
     eventually("it serves", || lab.healthy());
