@@ -125,62 +125,6 @@ async fn a_silent_node_keeps_its_members() {
     assert!(world.until(&server, MINUTE, |views| views[0].state == ServiceState::Healthy).await.unwrap());
 }
 
-/// An engine of Docker that is dead, for example, while the node's agent lives.
-#[tokio::test(start_paused = true)]
-async fn what_runs_on_a_node_that_starts_nothing_goes_on_and_what_has_ended_there_moves() {
-    let (mut world, server) = world(4).await;
-    world.create(&server, "orders", 3).await.unwrap();
-    let node = placed(&world, "orders-0").await;
-    let before = server.service(&name("orders")).await.unwrap();
-    world.orchestrator.set_stalled(&node, Some("its engine is down"));
-    let changed =
-        world.until(&server, MINUTE * 5, |views| views[0].state != ServiceState::Healthy).await.unwrap();
-    assert!(!changed, "what runs goes on: {:?}", server.service(&name("orders")).await.unwrap());
-    let after = server.service(&name("orders")).await.unwrap();
-    assert_eq!((after.role_term, after.primary), (before.role_term, before.primary));
-    assert_eq!(placed(&world, "orders-0").await, node);
-
-    // A short stall moves nothing: it begins anew, and the engine ends with it.
-    world.orchestrator.set_stalled(&node, None);
-    world.round(&server).await.unwrap();
-    world.orchestrator.set_stalled(&node, Some("its engine is down"));
-    world.nodes.get_mut(&node).unwrap().breaks(&member("orders-0"));
-    let on = |view: &steadfast_core::control::ServiceView| view.members[0].node.clone();
-    let moved = |views: &[_]| on(&views[0]).as_ref() != Some(&node);
-    assert!(!world.until(&server, Duration::from_secs(14), moved).await.unwrap());
-    let why = server.why(&member("orders-0")).await.unwrap();
-    let told = |reason: &Reason| why.lines.iter().any(|line| line.reason.as_ref() == Some(reason));
-    assert!(told(&Reason::OrchestratorUnavailable), "{why:?}");
-
-    // One that lasts does, on no more than the old agent's word: it lives, and gives back what it held.
-    assert!(world.until(&server, Duration::from_secs(5), moved).await.unwrap());
-    assert!(world.until(&server, MINUTE, |views| views[0].state == ServiceState::Healthy).await.unwrap());
-    assert_eq!(writable(&world, "orders-0"), 1);
-    let record = server.store().member(&name("orders"), &member("orders-0")).await.unwrap().unwrap().body;
-    assert!(record.unreleased.iter().all(|holder| holder.node != node), "{record:?}");
-    let why = server.why(&member("orders-0")).await.unwrap();
-    assert!(why.lines.iter().any(|line| line.text.contains("its engine is down")), "{why:?}");
-}
-
-/// If most nodes start nothing, it is the orchestrator that fails.
-#[tokio::test(start_paused = true)]
-async fn nothing_moves_while_most_nodes_start_nothing() {
-    let (mut world, server) = world(3).await;
-    world.create(&server, "orders", 1).await.unwrap();
-    let node = placed(&world, "orders-0").await;
-    let nodes: Vec<NodeName> = world.nodes.keys().cloned().collect();
-    let other = nodes.iter().find(|other| **other != node).unwrap();
-    for stalled in [&node, other] {
-        world.orchestrator.set_stalled(stalled, Some("its engine is down"));
-    }
-    world.nodes.get_mut(&node).unwrap().breaks(&member("orders-0"));
-    let moved =
-        world.until(&server, MINUTE, |views| views[0].members[0].node.as_ref() != Some(&node)).await.unwrap();
-    assert!(!moved);
-    let why = server.why(&member("orders-0")).await.unwrap();
-    assert!(why.lines.iter().any(|line| line.reason == Some(Reason::StormBrake)), "{why:?}");
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_node_that_comes_back_after_its_member_has_moved_runs_nothing_of_it() {
     let (mut world, server) = world(3).await;
