@@ -1,6 +1,7 @@
 //! The faces of tier 1: core's contracts, and the agent's seams, over the models.
 
 mod backends;
+mod engines;
 mod host;
 
 use std::fmt;
@@ -8,7 +9,8 @@ use std::fmt;
 use steadfast_core::metadata::Key;
 
 pub use backends::{SimDb, SimIps, SimProver, SimRegistry, SimVolumes};
-pub use host::{SimEngine, SimEngines, SimGuards, SimHost};
+pub use engines::{SimEngine, SimEngines};
+pub use host::{SimGuards, SimHost};
 
 /// A key of the store by meaning: without the cluster's prefix, and without what is random.
 #[derive(Debug, Clone, Copy)]
