@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use steadfast_agent::guard::GuardSpec;
 use steadfast_agent::guards::{GuardState, Guards};
 use steadfast_agent::host::{FirstData, Identity, MountedVolume, NodeHost, Outcome, PrepareJob, VolumeFacts};
-use steadfast_core::engine::Peer;
+use steadfast_core::engine::{Peer, WantedRole};
 use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::ids::{MemberName, NodeName, ServiceName, VolumeId};
 use steadfast_core::model::Reason;
