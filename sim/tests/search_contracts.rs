@@ -28,6 +28,10 @@ const NOT_REACHED: &[(&str, &str)] = &[
     ("host.ports_taken", "looks at the machine itself; simulated machines have every port free"),
     ("host.mount", "puts together what containers see; simulated engines are processes"),
     ("host.unmount", "puts together what containers see; simulated engines are processes"),
+    (
+        "guards.withdraw",
+        "keeps back containers that come up late; simulated engines begin when they are started",
+    ),
     ("host.disk", "looks at the machine itself; simulated disks do not fill yet"),
     ("volume.list", "asked only when a member is removed of which nothing was recorded yet"),
     ("ip.list", "asked by the binary's sweep of addresses that nobody has, not by any workflow"),
