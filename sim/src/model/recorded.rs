@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use steadfast_core::error::Result;
-use steadfast_core::ids::{MemberName, NodeName};
+use steadfast_core::ids::{Incarnation, MemberName, NodeName};
 use steadfast_core::metadata::{CasOutcome, Key, Precondition};
-use steadfast_core::model::{Member, Operation, Service};
+use steadfast_core::model::{Member, NodeRecord, Operation, Service};
 
 use super::truth::MemberRecorded;
 use super::{Cloud, Fact};
@@ -54,6 +54,12 @@ impl Cloud {
         from: Option<&NodeName>,
     ) {
         self.truth.note(now, Fact::Asked { by: by.to_owned(), what, member, from: from.cloned() });
+    }
+
+    /// The life of a node that its record tells of: what people see.
+    pub fn recorded_life(&self, node: &NodeName) -> Option<Incarnation> {
+        let key = format!("steadfast/sim/nodes/{node}/record").parse().ok()?;
+        Some(body::<NodeRecord>(&self.store.get(&key)?.value)?.incarnation)
     }
 
     /// Notes what a record says that was written.

@@ -205,9 +205,9 @@ impl Fleet {
         });
     }
 
-    /// Lets an operator confirm that a node's present life is over.
+    /// Lets an operator confirm that a node's life is over, the one that is seen: a later one may have ended unseen.
     pub fn confirm_dead(self: &Arc<Self>, node: &NodeName) {
-        let life = self.world.look(|state| state.cloud.hosts.get(node).and_then(|h| h.incarnation.clone()));
+        let life = self.world.look(|state| state.cloud.recorded_life(node));
         let (Some(life), node) = (life, node.clone()) else { return };
         self.ask_until(Decides::default(), move |control, _| {
             let (node, life) = (node.clone(), life.clone());
