@@ -1,11 +1,14 @@
 //! The API's client and server that ship, in process, with every fault at every request between them; and a model that
 //! answers HTTP itself.
 
+mod requests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{Request, Response, StatusCode};
 use bytes::Bytes;
+use requests::{Befallen, each_befallen};
 use steadfast_api::auth::Token;
 use steadfast_api::client::{Client, ClientConfig};
 use steadfast_api::control::OfControl;
@@ -20,7 +23,6 @@ use steadfast_sim::fault::{Class, Fault, Planned};
 use steadfast_sim::invariant::Rule;
 use steadfast_sim::model::{Fact, Profile};
 use steadfast_sim::run::{Outcome, Scenario, run_with};
-use steadfast_sim::search::sites::{calls, strong};
 use steadfast_sim::time::Time;
 use steadfast_sim::wire::{Exchange as _, Respond, Servers};
 use steadfast_sim::world::State;
@@ -120,25 +122,7 @@ fn carry(scenario: &Scenario) -> Outcome {
 
 #[test]
 fn a_create_over_http_happens_once_whatever_befalls_any_request() {
-    let calm = carry(&scenario());
-    assert_eq!(calm.violations, [], "{}", calm.story());
-    let until = Time::from_millis(scenario().storm_ms);
-    let (mut fired, mut differed) = (0, 0);
-    for (site, made) in calls(&calm, Time::ZERO, until) {
-        if !site.operation.starts_with("http.") {
-            continue;
-        }
-        for class in made.classes(&site.operation) {
-            for key in made.chosen(class, 2) {
-                let mut faulty = scenario();
-                faulty.plan.faults.push(strong(class, key.clone()));
-                let outcome = carry(&faulty);
-                assert_eq!(outcome.violations, [], "{class:?} at {key}\n{}", outcome.story());
-                fired += outcome.fired.len();
-                differed += usize::from(outcome.hash != calm.hash);
-            }
-        }
-    }
+    let Befallen { fired, differed, .. } = each_befallen(&scenario(), carry);
     assert!(fired > 30 && differed > 20, "{fired} faults, {differed} runs that differ");
 }
 

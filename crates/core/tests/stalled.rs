@@ -2,38 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod kit;
+
 use std::time::Duration;
 
-use steadfast_core::control::Control;
-use steadfast_core::ids::{MemberName, NodeName, ServiceName};
+use kit::{MINUTE, member, name, placed, world, writable};
+use steadfast_core::ids::NodeName;
 use steadfast_core::model::{Reason, ServiceState};
-use steadfast_core::testing::TestEnvironment;
-use steadfast_core::world::World;
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-async fn world(nodes: u32) -> (World, Control) {
-    let world = World::new(TestEnvironment::new(7).environment, nodes).await.unwrap();
-    let server = world.plain_server("server-1").unwrap();
-    (world, server)
-}
-
-fn name(text: &str) -> ServiceName {
-    text.parse().unwrap()
-}
-
-fn member(text: &str) -> MemberName {
-    text.parse().unwrap()
-}
-
-async fn placed(world: &World, text: &str) -> NodeName {
-    let (service, _) = text.rsplit_once('-').unwrap();
-    world.holder(&name(service), &member(text)).await.unwrap().unwrap()
-}
-
-fn writable(world: &World, text: &str) -> usize {
-    world.nodes.values().filter(|node| node.is_writable(&member(text))).count()
-}
 
 /// An engine of Docker that is dead, for example, while the node's agent lives.
 #[tokio::test(start_paused = true)]

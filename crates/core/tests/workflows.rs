@@ -2,45 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod kit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use kit::{MINUTE, member, name, placed, world, writable};
 use steadfast_core::control::{Control, ControlError, Guard};
-use steadfast_core::ids::{MemberName, NodeName, ServiceName};
+use steadfast_core::ids::NodeName;
 use steadfast_core::model::{MemberPhase, Operation, OperationState, Reason, ServiceState, StepState};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
-use steadfast_core::testing::TestEnvironment;
 use steadfast_core::volume::VolumeProvider;
-use steadfast_core::world::{World, service_file};
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-async fn world(nodes: u32) -> (World, Control) {
-    let world = World::new(TestEnvironment::new(7).environment, nodes).await.unwrap();
-    let server = world.plain_server("server-1").unwrap();
-    (world, server)
-}
-
-fn name(text: &str) -> ServiceName {
-    text.parse().unwrap()
-}
-
-fn member(text: &str) -> MemberName {
-    text.parse().unwrap()
-}
-
-async fn placed(world: &World, text: &str) -> NodeName {
-    let (service, _) = text.rsplit_once('-').unwrap();
-    world.holder(&name(service), &member(text)).await.unwrap().unwrap()
-}
+use steadfast_core::world::service_file;
 
 async fn state(server: &Control, service: &str) -> ServiceState {
     server.service(&name(service)).await.unwrap().state
-}
-
-fn writable(world: &World, text: &str) -> usize {
-    world.nodes.values().filter(|node| node.is_writable(&member(text))).count()
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod dockerd;
+#[path = "../requests/mod.rs"]
+mod requests;
 mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dockerd::{Dockerd, Troubles};
+use requests::{Befallen, each_befallen};
 use steadfast_core::error::Result;
 use steadfast_core::ids::{Incarnation, MemberName, ServiceName};
 use steadfast_core::orchestrator::memory::MemoryOrchestrator;
@@ -19,7 +22,6 @@ use steadfast_sim::cast::{Cast, Seat};
 use steadfast_sim::invariant::Rule;
 use steadfast_sim::model::{Fact, Profile};
 use steadfast_sim::run::{Action, Outcome, Scenario, Target, run_with};
-use steadfast_sim::search::sites::{calls, strong};
 use steadfast_sim::time::Time;
 use steadfast_sim::world::State;
 
@@ -155,26 +157,7 @@ fn carry(scenario: &Scenario) -> Outcome {
 #[test]
 fn the_swarm_comes_to_run_what_is_recorded_whatever_befalls_any_request() {
     let _context = transport::context();
-    let calm = carry(&scenario());
-    assert_eq!(calm.violations, [], "{}", calm.story());
-    let until = Time::from_millis(scenario().storm_ms);
-    let (mut fired, mut differed, mut operations) = (0, 0, BTreeSet::new());
-    for (site, made) in calls(&calm, Time::ZERO, until) {
-        if !site.operation.starts_with("http.") {
-            continue;
-        }
-        operations.insert(site.operation.clone());
-        for class in made.classes(&site.operation) {
-            for key in made.chosen(class, 2) {
-                let mut faulty = scenario();
-                faulty.plan.faults.push(strong(class, key.clone()));
-                let outcome = carry(&faulty);
-                assert_eq!(outcome.violations, [], "{class:?} at {key}\n{}", outcome.story());
-                fired += outcome.fired.len();
-                differed += usize::from(outcome.hash != calm.hash);
-            }
-        }
-    }
+    let Befallen { operations, fired, differed } = each_befallen(&scenario(), carry);
     let expected = ["http.delete", "http.get", "http.post"].map(str::to_owned);
     assert_eq!(operations, BTreeSet::from(expected));
     assert!(fired > 100 && differed > 100, "{fired} faults, {differed} runs that differ");
