@@ -5,7 +5,8 @@
 //! `STEADFAST_BENCH_SERVICES` another number of services. Results, with the machine named, are in docs/benchmarks.md.
 //!
 //! Reads are measured twice: with the typed client that the command line uses, and with the least client that HTTP
-//! allows ([`wire`]), which leaves the server's part, the sockets and the waking of two threads.
+//! allows ([`wire`]), which leaves the server's part, the sockets and the waking of two threads. What the latter two take
+//! on this machine is measured beside it, with a server that does nothing.
 //!
 //! There are no agents: members are made, provided and named, and then wait for somebody to run them. That is the
 //! most work a server has with them, as everything that waits is looked at once a second.
@@ -118,6 +119,8 @@ fn measure_bare(store: &str, mut wire: Wire, root: &str, services: usize) {
     }
     let each = (cpu() - begun).div_f64(20_000.0);
     report(store, "get, bare", samples);
+    let size = wire.get(&format!("{root}/services/{}", name(0))).len();
+    report(store, "get, nothing served", floor(size));
     let mut samples = Vec::new();
     let begun = cpu();
     for _ in 0..40 {
@@ -136,6 +139,19 @@ fn measure_bare(store: &str, mut wire: Wire, root: &str, services: usize) {
     if store == "memory" {
         println!("{store:<10} processor time, client included: get {each:.1?}, list {list:.1?}");
     }
+}
+
+/// What the same client waits for a server that does nothing but write an answer of `size` bytes: the sockets and the
+/// waking of two threads, without which there is no answer on this machine at this hour.
+fn floor(size: usize) -> Vec<Duration> {
+    let mut wire = Wire::connect(&wire::nothing_served(size), "none");
+    let mut samples = Vec::new();
+    for _ in 0..20_000 {
+        let begun = Instant::now();
+        wire.get("/");
+        samples.push(begun.elapsed());
+    }
+    samples
 }
 
 fn name(number: usize) -> ServiceName {

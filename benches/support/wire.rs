@@ -2,7 +2,7 @@
 //! and the whole body, which it doesn't decode. It takes hardly any of the time that it measures.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 /// A connection to a server, for one caller.
 pub(crate) struct Wire {
@@ -53,4 +53,23 @@ impl Wire {
         assert_ne!(read, 0, "the server ended the connection, or its head is too long");
         read
     }
+}
+
+/// Where a server listens that answers whatever a [`Wire`] asks with `size` bytes, without a look at the request. It
+/// takes one connection, and ends with it.
+pub(crate) fn nothing_served(size: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the client connects");
+        stream.set_nodelay(true).expect("a socket takes it");
+        let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n").into_bytes();
+        answer.resize(answer.len() + size, b'x');
+        let mut request = [0; 4096];
+        // A request is one segment: the client writes it at once, and less than that.
+        while stream.read(&mut request).is_ok_and(|read| read > 0) {
+            stream.write_all(&answer).expect("the client reads");
+        }
+    });
+    format!("http://{address}")
 }

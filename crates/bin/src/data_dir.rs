@@ -79,8 +79,12 @@ impl DataDir {
             }
         };
         let root = std::path::absolute(&path).context(format!("find the data folder {}", path.display()))?;
-        // The same folder has the same addresses, however it is reached.
-        Ok(DataDir { root: fs::canonicalize(&root).unwrap_or(root) })
+        // The same folder has the same addresses, however it is reached. One that is not there has a place all the same.
+        let there = fs::canonicalize(&root).or_else(|error| match (root.parent(), root.file_name()) {
+            (Some(above), Some(name)) => Ok(fs::canonicalize(above)?.join(name)),
+            _ => Err(error),
+        });
+        Ok(DataDir { root: there.unwrap_or(root) })
     }
 
     /// The folder, ready to be written to: made if it is not there, checked, configured.

@@ -191,6 +191,34 @@ fn a_killed_up_leaves_everything_running_and_the_next_takes_over() {
 }
 
 #[test]
+fn what_runs_for_a_folder_that_was_removed_is_told_of_and_ended_by_down() {
+    let cluster = Cluster::of(1, &[]);
+    cluster.create_redis("cache", 1);
+    let data = cluster.data();
+    let locks = ["nodes/node-1/agent.lock", "nodes/node-1/guards/cache-0/lock", "store/lock"];
+    let running = locks.map(|lock| steadfast_lock::holders(&data.join(lock)).unwrap());
+    let running: Vec<i32> = running.into_iter().flatten().collect();
+    assert!(running.len() >= 4, "an agent, a guard, its engine and a server: {running:?}");
+    eventually("all files are gone", || {
+        // Somebody may write one meanwhile.
+        fs::remove_dir_all(data).ok();
+        (!data.exists()).then_some(())
+    });
+    // One that has ended is there until somebody asks how.
+    let lives = |pid: &&i32| {
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert_eq!(running.iter().filter(lives).count(), running.len(), "the last of the data may be in them");
+    let refused = run(data, &["up"]);
+    expect(&refused, 6);
+    assert!(err(&refused).contains("steadfast down --data"), "{}", err(&refused));
+    expect(&run(data, &["down"]), 0);
+    assert_eq!(running.iter().filter(lives).count(), 0);
+    assert!(!data.exists(), "made anew by one that ended");
+    expect(&run(data, &["down"]), 5);
+}
+
+#[test]
 fn another_server_takes_the_store_over_when_its_owner_dies() {
     let cluster = Cluster::start(&["--servers", "2"]);
     let data = cluster.data();

@@ -8,12 +8,14 @@
 //! What it does not prove: anything about another machine. On a network file system the kernel that holds the
 //! lock is the server's, with rules of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -52,6 +54,14 @@ impl Lock {
     pub fn pass_to_children(&self) -> io::Result<()> {
         fcntl(&self.file, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(())
+    }
+
+    /// Whether the file has been removed: the lock is held, and keeps nobody out any more.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn is_lost(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() == 0)
     }
 
     fn try_take(path: &Path, kind: i32) -> io::Result<Option<Lock>> {
@@ -97,30 +107,43 @@ pub fn holders(path: &Path) -> io::Result<BTreeSet<i32>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(error) => return Err(error),
     };
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let process = entry.path();
-        // The process may end, or be another user's: then it is not ours to see.
-        let Ok(descriptors) = fs::read_dir(process.join("fd")) else { continue };
-        let holds = descriptors.flatten().any(|descriptor| {
-            fs::metadata(descriptor.path()).is_ok_and(|open| (open.dev(), open.ino()) == wanted)
-                && has_lock(&process.join("fdinfo").join(descriptor.file_name()))
-        });
-        if holds {
-            found.insert(pid);
-        }
-    }
-    Ok(found)
+    let holders = everything_open()?.filter(|opened| {
+        fs::metadata(&opened.descriptor).is_ok_and(|open| (open.dev(), open.ino()) == wanted)
+            && opened.has_lock()
+    });
+    Ok(holders.map(|opened| opened.pid).collect())
 }
 
-/// Whether the open file described here has a lock of its own: the kernel lists only that description's.
-fn has_lock(description: &Path) -> bool {
-    fs::read_to_string(description)
-        .is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:") && line.contains("OFDLCK")))
+/// A file that a process has open.
+struct Opened {
+    pid: i32,
+    /// `/proc/PID/fd/N`, a link to the file.
+    descriptor: PathBuf,
+    /// `/proc/PID/fdinfo/N`.
+    description: PathBuf,
+}
+
+impl Opened {
+    /// Whether this open file has a lock of its own: the kernel lists only that description's.
+    fn has_lock(&self) -> bool {
+        fs::read_to_string(&self.description)
+            .is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:") && line.contains("OFDLCK")))
+    }
+}
+
+/// What every process has open. A process may end meanwhile, or be another user's: then it is not ours to see.
+fn everything_open() -> io::Result<impl Iterator<Item = Opened>> {
+    let processes = fs::read_dir("/proc")?.flatten();
+    let processes =
+        processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+    Ok(processes.flat_map(|(pid, process): (i32, PathBuf)| {
+        let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        descriptors.map(move |descriptor| Opened {
+            pid,
+            descriptor: descriptor.path(),
+            description: process.join("fdinfo").join(descriptor.file_name()),
+        })
+    }))
 }
 
 /// Kills (SIGKILL) every process that holds one of these locks, but this one, and says which were signalled.
@@ -168,6 +191,51 @@ fn kill_where(paths: &[&Path], chosen: impl Fn(i32) -> bool) -> io::Result<BTree
         .filter(|(pid, handle)| still.contains(pid) && pidfd_send_signal(handle, Signal::KILL).is_ok())
         .map(|(pid, _)| pid)
         .collect())
+}
+
+/// A held lock whose file has been removed: its holders live, and no path leads to them any more.
+#[derive(Debug)]
+pub struct Lost {
+    was: PathBuf,
+    file: File,
+}
+
+impl Lost {
+    /// Where the file was.
+    pub fn was(&self) -> &Path {
+        &self.was
+    }
+
+    /// A way to the file for this process, for as long as this value lives: what asks for a lock's path takes it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+/// The locks that are held of files that were below `folder`, an absolute path without symbolic links, and have been
+/// removed. Those of other users are seen by root only.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn lost_below(folder: &Path) -> io::Result<Vec<Lost>> {
+    const REMOVED: &[u8] = b" (deleted)";
+    let mut found = BTreeMap::new();
+    for opened in everything_open()? {
+        let Ok(name) = fs::read_link(&opened.descriptor) else { continue };
+        let Some(was) = name.as_os_str().as_bytes().strip_suffix(REMOVED) else { continue };
+        let was = PathBuf::from(OsStr::from_bytes(was));
+        if !was.starts_with(folder) || !opened.has_lock() {
+            continue;
+        }
+        // The process may have ended by now.
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(&opened.descriptor) else { continue };
+        let metadata = file.metadata()?;
+        // A file may be called so and be there.
+        if metadata.nlink() == 0 {
+            found.entry((metadata.dev(), metadata.ino())).or_insert(Lost { was, file });
+        }
+    }
+    Ok(found.into_values().collect())
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -234,6 +302,30 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(killed, BTreeSet::from([i32::try_from(child.id()).unwrap()]));
         assert!(spared);
+    }
+
+    #[test]
+    fn holders_of_a_lock_whose_file_is_removed_are_found_and_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (path, beside) = (root.join("lock"), root.join("open (deleted)"));
+        let lock = Lock::try_exclusive(&path).unwrap().unwrap();
+        let _there = Lock::try_exclusive(&beside).unwrap().unwrap();
+        let inherited = lock.as_fd().try_clone_to_owned().unwrap();
+        let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
+        drop(lock);
+        assert!(lost_below(&root).unwrap().is_empty(), "it is there");
+        fs::remove_file(&path).unwrap();
+        assert!(lost_below(&root.join("elsewhere")).unwrap().is_empty());
+        let lost = lost_below(&root).unwrap();
+        let [lost] = &lost[..] else { panic!("{lost:?}") };
+        assert_eq!(lost.was(), path);
+        let pid = BTreeSet::from([i32::try_from(child.id()).unwrap()]);
+        assert_eq!(holders(&lost.path()).unwrap(), pid);
+        assert_eq!(kill_holders(&[&lost.path()]).unwrap(), pid);
+        child.wait().unwrap();
+        assert!(!is_held(&lost.path()).unwrap());
+        assert!(lost_below(&root).unwrap().is_empty());
     }
 
     #[test]

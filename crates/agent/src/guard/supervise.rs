@@ -42,7 +42,7 @@ const TAIL: usize = 512;
 pub(super) struct Guard {
     spec: GuardSpec,
     spec_path: PathBuf,
-    _guard_lock: Lock,
+    guard_lock: Lock,
     held: Held,
     stage: GuardStage,
     /// When the stage ends for want of patience: with `Locking` the engine is not started, with `Stopping` it is
@@ -100,7 +100,7 @@ impl Guard {
             tail: Vec::new(),
             spec_path: spec_path.to_owned(),
             spec,
-            _guard_lock: guard_lock,
+            guard_lock,
         }))
     }
 
@@ -407,6 +407,10 @@ impl Guard {
             at: Timestamp::now(),
         };
         self.log.write(format!("--- {} {}\n", exit.at, exit.ending).as_bytes());
+        // The node's folder was removed: nobody would read it, and it would be made anew for that.
+        if self.guard_lock.is_lost()? {
+            return Ok(());
+        }
         if let Some(folder) = self.spec.exit.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }

@@ -4,6 +4,7 @@
 //! agents by its own, while the members go on serving.
 
 mod layout;
+mod lost;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -120,9 +121,15 @@ pub(crate) async fn up(given: Option<&Path>, options: &UpOptions) -> Result<Exit
     }
 }
 
-/// Ends the `up` of a folder, in order, and waits until it is gone.
+/// Ends the `up` of a folder, in order, and waits until it is gone, and what still runs for files of it that have been
+/// removed.
 pub(crate) async fn down(given: Option<&Path>) -> Result<Exit> {
     let data = DataDir::locate(given)?;
+    // First: it might be an `up` that makes the folder anew.
+    let lost = lost::end(&data).await?;
+    if lost && data.config_if_any()?.is_none() {
+        return Ok(Exit::Done);
+    }
     data.config()?;
     let lock = data.path("up.lock");
     // Longer than the engines are given to stop.
@@ -146,6 +153,7 @@ async fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, 
             "the members' own addresses are loopback addresses: give one of 127.0.0.0/8",
         ));
     }
+    lost::refuse(&DataDir::locate(given)?)?;
     let (data, before) = DataDir::prepare(given, |_| {})?;
     let only = only_one(&data)?;
     // What an earlier `up` left behind holds its ports.
