@@ -205,9 +205,8 @@ fn what_runs_for_a_folder_that_was_removed_is_told_of_and_ended_by_down() {
         (!data.exists()).then_some(())
     });
     // One that has ended is there until somebody asks how.
-    let lives = |pid: &&i32| {
-        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-    };
+    let lives =
+        |pid: &&i32| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
     assert_eq!(running.iter().filter(lives).count(), running.len(), "the last of the data may be in them");
     let refused = run(data, &["up"]);
     expect(&refused, 6);

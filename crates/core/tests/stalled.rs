@@ -4,11 +4,14 @@
 
 mod kit;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kit::{MINUTE, member, name, placed, world, writable};
+use steadfast_core::control::{Guard, ServiceView};
 use steadfast_core::ids::NodeName;
 use steadfast_core::model::{Reason, ServiceState};
+use steadfast_core::world::service_file;
 
 /// An engine of Docker that is dead, for example, while the node's agent lives.
 #[tokio::test(start_paused = true)]
@@ -30,7 +33,7 @@ async fn what_runs_on_a_node_that_starts_nothing_goes_on_and_what_has_ended_ther
     world.round(&server).await.unwrap();
     world.orchestrator.set_stalled(&node, Some("its engine is down"));
     world.nodes.get_mut(&node).unwrap().breaks(&member("orders-0"));
-    let on = |view: &steadfast_core::control::ServiceView| view.members[0].node.clone();
+    let on = |view: &ServiceView| view.members[0].node.clone();
     let moved = |views: &[_]| on(&views[0]).as_ref() != Some(&node);
     assert!(!world.until(&server, Duration::from_secs(14), moved).await.unwrap());
     let why = server.why(&member("orders-0")).await.unwrap();
@@ -45,6 +48,34 @@ async fn what_runs_on_a_node_that_starts_nothing_goes_on_and_what_has_ended_ther
     assert!(record.unreleased.iter().all(|holder| holder.node != node), "{record:?}");
     let why = server.why(&member("orders-0")).await.unwrap();
     assert!(why.lines.iter().any(|line| line.text.contains("its engine is down")), "{why:?}");
+}
+
+/// A cluster that has just been started: its first node would get every member, and keep those with zonal volumes.
+#[tokio::test(start_paused = true)]
+async fn members_are_put_together_only_once_nodes_had_time_to_be_heard_of() {
+    let (mut world, server) = world(3).await;
+    let nodes: Vec<NodeName> = world.nodes.keys().cloned().collect();
+    for late in &nodes[1..] {
+        world.silence(late, true);
+    }
+    let create = server.apply(service_file("orders", 3), Guard::default()).await.unwrap();
+    let all_placed = |views: &[ServiceView]| views[0].members.iter().all(|member| member.node.is_some());
+    assert!(!world.until(&server, Duration::from_secs(3), all_placed).await.unwrap());
+    let why = server.why(&member("orders-2")).await.unwrap();
+    assert!(why.lines.iter().any(|line| line.text.contains("to be heard of first")), "{why:?}");
+    for late in &nodes[1..] {
+        world.silence(late, false);
+    }
+    world.finish(&server, &create.id).await.unwrap();
+    let view = server.service(&name("orders")).await.unwrap();
+    let on: BTreeSet<_> = view.members.iter().map(|member| member.node.clone()).collect();
+    assert_eq!(on.len(), 3, "{view:?}");
+
+    // Nobody else comes: then that is how it is.
+    for late in &nodes[1..] {
+        world.silence(late, true);
+    }
+    world.create(&server, "small", 3).await.unwrap();
 }
 
 /// If most nodes start nothing, it is the orchestrator that fails.

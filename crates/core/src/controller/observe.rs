@@ -67,6 +67,8 @@ pub struct Observer {
 #[derive(Debug, Default)]
 struct State {
     table: Arc<NodeTable>,
+    /// When the nodes were first looked at.
+    listening_since: Option<Moment>,
     /// Until when the table holds without another look. A look may take longer than what it found before counts.
     holds_until: Option<Moment>,
     /// Whether the table has aged since the last look: services were planned on what that look may take back.
@@ -244,6 +246,7 @@ impl Observer {
             state.facts_changed += 1;
         }
         state.see(table);
+        state.listening_since.get_or_insert(now);
         // If it has aged since this look began, the next one is told so.
         state.aged &= !aged;
         let mut concerned: Vec<ServiceName> = if health_differs {
@@ -312,9 +315,11 @@ impl Observer {
             Some(id) => self.store.operation(id).await?,
             None => None,
         };
-        let (sight, nodes) = {
+        let (sight, nodes, listened_for) = {
             let mut state = self.lock();
-            (state.sight(self.env.clock().monotonic()), Arc::clone(&state.facts))
+            let now = self.env.clock().monotonic();
+            let listened_for = state.listening_since.map_or(Duration::ZERO, |since| now.since(since));
+            (state.sight(now), Arc::clone(&state.facts), listened_for)
         };
         let mut member_versions = BTreeMap::new();
         let mut facts_of_members = BTreeMap::new();
@@ -332,6 +337,7 @@ impl Observer {
             operation,
             members: facts_of_members,
             nodes,
+            listened_for,
             names: BTreeMap::new(),
             leader_down_for: BTreeMap::new(),
             leader_up_for: BTreeMap::new(),

@@ -22,11 +22,17 @@ pub struct Timers {
     pub storm_brake_percent: usize,
     /// How long a node may start nothing before what has ended there is moved away.
     pub stall_patience: Duration,
+    /// How long a server that has just started listens for nodes before it puts two members of a group together.
+    pub first_look: Duration,
 }
 
 impl Default for Timers {
     fn default() -> Self {
-        Timers { storm_brake_percent: 40, stall_patience: Duration::from_secs(15) }
+        Timers {
+            storm_brake_percent: 40,
+            stall_patience: Duration::from_secs(15),
+            first_look: Duration::from_secs(5),
+        }
     }
 }
 
@@ -92,6 +98,8 @@ pub struct Facts {
     pub members: BTreeMap<MemberName, MemberFacts>,
     /// Every node.
     pub nodes: Arc<BTreeMap<NodeName, NodeFacts>>,
+    /// How long this server has been listening for nodes.
+    pub listened_for: Duration,
     /// What the service's names hold now. A name that is not here was not looked up.
     pub names: BTreeMap<(DomainName, RecordKind), Option<RecordSet>>,
     /// How long each group's leader has been seen not to lead, counted by this server.

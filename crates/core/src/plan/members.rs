@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::placement::{Placed, choose};
 use super::{Action, Facts, MemberFacts, Plan, Stall, Wait};
-use crate::ids::{MemberName, NodeName, ZoneName};
+use crate::ids::{GroupName, MemberName, NodeName, ZoneName};
 use crate::model::{Desired, Evidence, Holder, Member, MemberPhase, NodeHealth, Reason};
 use crate::orchestrator::{Placement, Run, Workload};
 
@@ -31,6 +31,7 @@ pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
                     let last_node = kept.and_then(|record| record.last_node.as_ref());
                     let zone = kept.and_then(|record| zone_of_volumes(facts, record));
                     let node = choose(facts, placed, &member, group.name, last_node, zone).ok();
+                    let node = node.filter(|node| !is_early(facts, placed, &member, group.name, node));
                     if let Some(node) = &node {
                         placed.set(facts, member.clone(), group.name.clone(), node.clone());
                     }
@@ -114,6 +115,9 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
         let zone = zone_of_volumes(facts, record);
         let placed = placed.get_or_insert_with(|| Placed::of(facts));
         match choose(facts, placed, name, &record.group, record.last_node.as_ref(), zone) {
+            Ok(node) if reason == Reason::Created && is_early(facts, placed, name, &record.group, &node) => {
+                plan.waits.push(Wait::new(Reason::PlacementNone, early(facts, name, &node)));
+            }
             Ok(node) => {
                 placed.set(facts, name.clone(), record.group.clone(), node.clone());
                 plan.actions.push(Action::Place {
@@ -201,6 +205,21 @@ pub(super) fn apply_workload(facts: &Facts, plan: &mut Plan) {
         .filter_map(|member| placement(facts, member, planned.get(&member.record.name).copied()))
         .collect();
     plan.actions.push(Action::Apply(Workload { service: facts.service.name.clone(), placements }));
+}
+
+/// Whether a member would be put beside another of its group for no other reason than that this server has only begun
+/// to listen: the first node to be heard of a cluster that has just been started would get all of them. A volume that
+/// is bound to its zone would keep it there for good.
+fn is_early(facts: &Facts, placed: &Placed, member: &MemberName, group: &GroupName, node: &NodeName) -> bool {
+    facts.listened_for < facts.timers.first_look
+        && placed.is_beside(facts, member, group, node, facts.zonal_volumes)
+}
+
+fn early(facts: &Facts, member: &MemberName, node: &NodeName) -> String {
+    let patience = facts.timers.first_look.as_secs();
+    format!(
+        "{member} would be put together with another member, at {node}: nodes get {patience} s to be heard of first"
+    )
 }
 
 /// Where a member shall run, given where the plan places it now.

@@ -50,6 +50,20 @@ impl Placed {
         }
     }
 
+    /// Whether another member of the group is on the node, or in its zone if that counts, too.
+    pub(super) fn is_beside(
+        &self,
+        facts: &Facts,
+        member: &MemberName,
+        group: &GroupName,
+        node: &NodeName,
+        by_zone: bool,
+    ) -> bool {
+        let Some(found) = facts.nodes.get(node) else { return false };
+        let crowd = self.crowd(facts, member, group, node, &found.zone);
+        crowd.group_on_node > 0 || by_zone && crowd.group_in_zone > 0
+    }
+
     /// How many of the group are in the zone and on the node, and of the service on the node, but for `member`.
     fn crowd(
         &self,
