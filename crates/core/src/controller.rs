@@ -7,6 +7,7 @@
 
 mod execute;
 mod history;
+mod leadership;
 mod nodes;
 mod observe;
 mod orphans;
@@ -314,17 +315,8 @@ impl Controller {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(%service, error = %error.chain(), "a pass failed; it is repeated");
-                let (queue, env, service) = (Arc::clone(&self.queue), self.env.clone(), service.clone());
-                let attempt = queue.failed(&service);
-                let delay = Duration::from_millis(100u64.saturating_mul(1 << attempt.min(7)));
-                self.env.tasks().spawn("retry", async move {
-                    let until = env.tasks().shutdown();
-                    tokio::select! {
-                        biased;
-                        () = until.requested() => {}
-                        () = env.clock().sleep(delay) => queue.push(service),
-                    }
-                });
+                let attempt = self.queue.failed(service);
+                self.requeue(service, Some(queue::delay(&error, attempt)));
                 return;
             }
         }
@@ -368,7 +360,11 @@ impl Controller {
                 if !permit.is_valid() {
                     return Ok(());
                 }
-                let executed = executor.execute(&mut snapshot, action).await;
+                let executed = if leadership::needs(action) {
+                    executor.execute(&mut snapshot, action).await
+                } else {
+                    self.beside(&permit, service, executor.execute(&mut snapshot, action)).await
+                };
                 if matches!(action, Action::Apply(_)) {
                     self.shards.note_answer(&executed);
                 }
@@ -390,7 +386,8 @@ impl Controller {
 
     fn requeue(&self, service: &ServiceName, after: Option<Duration>) {
         let Some(after) = after else { return };
-        if !self.queue.schedule(service) {
+        let due = self.env.clock().monotonic().plus(after);
+        if !self.queue.schedule(service, due) {
             return;
         }
         let (queue, env, service) = (Arc::clone(&self.queue), self.env.clone(), service.clone());
@@ -399,10 +396,7 @@ impl Controller {
             tokio::select! {
                 biased;
                 () = until.requested() => {}
-                () = env.clock().sleep(after) => {
-                    queue.unschedule(&service);
-                    queue.push(service);
-                }
+                () = env.clock().sleep(after) => queue.is_due(&service, due),
             }
         });
     }

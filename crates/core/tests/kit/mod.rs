@@ -1,4 +1,5 @@
 //! What tests of workflows over memory backends share.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::time::Duration;
 
