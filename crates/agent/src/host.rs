@@ -3,6 +3,7 @@
 
 mod apart;
 mod local;
+mod starter;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -18,6 +19,7 @@ use steadfast_core::ids::{Epoch, MemberId, MemberName, ServiceId, VolumeName};
 use steadfast_core::model::Reason;
 
 pub use local::{LocalHost, Preparer};
+pub use starter::Starter;
 
 use crate::guard::GuardedVolume;
 
@@ -165,6 +167,12 @@ pub trait NodeHost: Debug + Send + Sync + 'static {
 
     /// The ports on this address that somebody else listens on.
     async fn ports_taken(&self, address: IpAddr, ports: &BTreeMap<String, u16>) -> Vec<u16>;
+
+    /// Why whoever starts engines on this node starts none, in words that stay the same as long as that does; none: it
+    /// does, as far as is known.
+    fn stalled(&self) -> Option<String> {
+        None
+    }
 
     /// What is wrong with a disk, if anything can be seen.
     async fn disk(&self, folder: &Path) -> Option<(Reason, String)>;

@@ -78,6 +78,26 @@ async fn members_are_put_together_only_once_nodes_had_time_to_be_heard_of() {
     world.create(&server, "small", 3).await.unwrap();
 }
 
+/// Swarm takes 20 s to miss an engine, and longer if its leader is lost with it: the node's own agent knows at once.
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_moves_on_the_word_of_the_nodes_own_agent_before_the_orchestrator_knows() {
+    let (mut world, server) = world(4).await;
+    world.create(&server, "orders", 1).await.unwrap();
+    let node = placed(&world, "orders-0").await;
+    world.nodes.get_mut(&node).unwrap().stalled = Some("its engine is dead".to_owned());
+    world.nodes.get_mut(&node).unwrap().breaks(&member("orders-0"));
+    let moved = |views: &[ServiceView]| views[0].members[0].node.as_ref() != Some(&node);
+    assert!(!world.until(&server, Duration::from_secs(14), moved).await.unwrap());
+    let shown = server.nodes().into_iter().find(|view| view.name == node).unwrap();
+    assert_eq!(shown.stalled.as_deref(), Some("its agent says: its engine is dead"));
+    assert!(world.until(&server, Duration::from_secs(3), moved).await.unwrap());
+    assert!(world.until(&server, MINUTE, |views| views[0].state == ServiceState::Healthy).await.unwrap());
+    let why = server.why(&member("orders-0")).await.unwrap();
+    assert!(why.lines.iter().any(|line| line.text.contains("its agent says: its engine is dead")), "{why:?}");
+    let record = server.store().member(&name("orders"), &member("orders-0")).await.unwrap().unwrap().body;
+    assert!(record.unreleased.iter().all(|holder| holder.node != node), "{record:?}");
+}
+
 /// If most nodes start nothing, it is the orchestrator that fails.
 #[tokio::test(start_paused = true)]
 async fn nothing_moves_while_most_nodes_start_nothing() {

@@ -68,7 +68,7 @@ impl Node {
 
     /// Writes the status; `None`: the record was not as expected, and is to be read again.
     async fn renew(&self, last: Option<&Versioned<NodeStatus>>) -> Result<Option<Versioned<NodeStatus>>> {
-        let AgentParts { store, config, incarnation, .. } = &self.parts;
+        let AgentParts { store, config, incarnation, host, .. } = &self.parts;
         let key = store.node_status_key(&config.node)?;
         let before = match last {
             Some(last) => Some(last.clone()),
@@ -80,6 +80,7 @@ impl Node {
             beat: before.as_ref().map_or(0, |before| before.body.beat) + 1,
             lease_ms: u64::try_from(config.timers.lease.as_millis()).unwrap_or(u64::MAX),
             members: self.what_holds(),
+            stalled: host.stalled(),
             version: config.version.clone(),
         };
         let written = match &before {

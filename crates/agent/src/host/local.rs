@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use super::apart::Apart;
-use super::{MountedVolume, NodeHost, Outcome, PrepareJob, VolumeFacts};
+use super::{MountedVolume, NodeHost, Outcome, PrepareJob, Starter, VolumeFacts};
 use crate::containers::MemberMounts;
 use crate::disk;
 use crate::prepare::{self, Answer};
@@ -39,18 +39,25 @@ pub struct LocalHost {
     preparer: Preparer,
     apart: Apart,
     mounts: Option<MemberMounts>,
+    starter: Option<Arc<Starter>>,
 }
 
 impl LocalHost {
     /// The node this process runs on.
     pub fn new(env: Environment, preparer: Preparer) -> Self {
-        LocalHost { env, preparer, apart: Apart::default(), mounts: None }
+        LocalHost { env, preparer, apart: Apart::default(), mounts: None, starter: None }
     }
 
     /// Mounts volumes where the containers of their members find them.
     #[must_use]
     pub fn with_mounts(self, mounts: MemberMounts) -> Self {
         LocalHost { mounts: Some(mounts), ..self }
+    }
+
+    /// Engines are started here by somebody else.
+    #[must_use]
+    pub fn with_starter(self, starter: Arc<Starter>) -> Self {
+        LocalHost { starter: Some(starter), ..self }
     }
 }
 
@@ -82,6 +89,10 @@ impl NodeHost for LocalHost {
             TcpListener::bind((address, *port)).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         };
         ports.values().copied().filter(taken).collect()
+    }
+
+    fn stalled(&self) -> Option<String> {
+        self.starter.as_ref()?.stalled()
     }
 
     async fn disk(&self, folder: &Path) -> Option<(Reason, String)> {

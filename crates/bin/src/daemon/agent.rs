@@ -115,7 +115,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
         host = containers.host(host);
         containers.answer(&environment, store.clone(), options.node.clone()).await?;
         if let Some(swarm) = &config.swarm {
-            swarm::advertise(swarm, &environment)?;
+            host = host.with_starter(swarm::advertise(swarm, &environment)?);
         }
     }
     let parts = AgentParts {

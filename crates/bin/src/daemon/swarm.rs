@@ -13,12 +13,14 @@ use crate::exit::Result;
 mod built {
     use std::time::Duration;
 
+    use steadfast_agent::host::Starter;
     use steadfast_orchestrators::swarm::{Engine, SwarmOptions, SwarmOrchestrator};
 
     use super::*;
     use crate::daemon::volume_plugin;
 
-    /// How often it is looked whether the engine has been started anew, and has forgotten its drivers.
+    /// How often it is looked whether the engine is there, and whether it has been started anew and has forgotten its
+    /// drivers.
     const ROUND: Duration = Duration::from_secs(2);
 
     /// Has the swarm run what `agents` are told.
@@ -39,16 +41,24 @@ mod built {
         Ok(Arc::new(SwarmOrchestrator::new(environment.clone(), store.clone(), engine, options, agents)))
     }
 
-    /// Keeps this machine's engine knowing the plugin, for as long as the agent runs.
-    pub(in crate::daemon) fn advertise(swarm: &SwarmConfig, environment: &Environment) -> Result<()> {
+    /// Keeps this machine's engine knowing the plugin, for as long as the agent runs, and the agent knowing whether it
+    /// is there.
+    pub(in crate::daemon) fn advertise(
+        swarm: &SwarmConfig,
+        environment: &Environment,
+    ) -> Result<Arc<Starter>> {
+        let starter = Arc::new(Starter::new("its engine of Docker"));
+        let told = Arc::clone(&starter);
         let engine = Engine::at(environment.clone(), &swarm.engine);
         let environment = environment.clone();
         let tasks = environment.tasks().clone();
         let until = tasks.shutdown();
         tasks.spawn("volume driver", async move {
             while !until.is_requested() {
-                if let Err(error) = engine.advertise(volume_plugin::DRIVER).await {
-                    tracing::debug!(error = %error.chain(), "the engine of Docker does not answer");
+                let answers = engine.answers().await;
+                starter.note(answers);
+                if answers && let Err(error) = engine.advertise(volume_plugin::DRIVER).await {
+                    tracing::debug!(error = %error.chain(), "the engine of Docker does not load the driver");
                 }
                 tokio::select! {
                     () = until.requested() => {}
@@ -56,12 +66,14 @@ mod built {
                 }
             }
         });
-        Ok(())
+        Ok(told)
     }
 }
 
 #[cfg(not(feature = "swarm"))]
 mod built {
+    use steadfast_agent::host::Starter;
+
     use super::*;
     use crate::exit::Failure;
 
@@ -79,7 +91,7 @@ mod built {
         Err(refused())
     }
 
-    pub(in crate::daemon) fn advertise(_swarm: &SwarmConfig, _environment: &Environment) -> Result<()> {
+    pub(in crate::daemon) fn advertise(_: &SwarmConfig, _: &Environment) -> Result<Arc<Starter>> {
         Err(refused())
     }
 }

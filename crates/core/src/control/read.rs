@@ -237,7 +237,7 @@ fn node_view(name: &NodeName, node: &SeenNode, now: Moment) -> NodeView {
         name: name.clone(),
         zone: node.report.zone.clone(),
         health: node.health.clone(),
-        stalled: node.report.stalled.clone(),
+        stalled: node.stall.as_ref().map(|stall| stall.why.clone()),
         incarnation: node.report.incarnation.clone(),
         members: node
             .status

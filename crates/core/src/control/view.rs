@@ -108,7 +108,7 @@ pub struct NodeView {
     pub zone: ZoneName,
     /// Its health.
     pub health: NodeHealth,
-    /// Why nothing is started on it, though it may be well otherwise; none: it can be.
+    /// Why nothing is started on it, though it may be well otherwise, and who says so; none: it can be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<String>,
     /// Its present life.

@@ -39,6 +39,13 @@ impl SeenNode {
         matches!(self.health, NodeHealth::Ready | NodeHealth::Draining)
     }
 
+    /// Why nothing is started on it. Its own agent knows sooner than anybody, and nobody else that it is well again.
+    fn stalled(&self) -> Option<String> {
+        let said =
+            self.status.as_ref().filter(|_| self.is_heard()).and_then(|status| status.stalled.as_ref());
+        said.map(|why| format!("its agent says: {why}")).or_else(|| self.report.stalled.clone())
+    }
+
     /// How long its agent's word counts.
     fn lease(&self) -> Duration {
         Duration::from_millis(self.status.as_ref().map_or(0, |status| status.lease_ms))
@@ -101,18 +108,14 @@ impl NodeTable {
                         == status.as_ref().map(|s| (&s.incarnation, s.beat))
                 });
                 let changed_at = before.filter(|_| same).map_or(now, |before| before.changed_at);
-                let stalled_since = report
-                    .stalled
-                    .as_ref()
-                    .map(|_| before.and_then(|before| before.stalled_since).unwrap_or(now));
-                let stall = report
-                    .stalled
-                    .clone()
-                    .zip(stalled_since)
-                    .map(|(why, since)| Stall { why, lasting: now.since(since) >= stall_patience });
                 let health = report.health.clone();
-                let node = SeenNode { report, status, changed_at, health, stalled_since, stall };
-                (node.report.node.clone(), node.aged(now))
+                let node = SeenNode { report, status, changed_at, health, stalled_since: None, stall: None }
+                    .aged(now);
+                let why = node.stalled();
+                let since = before.and_then(|before| before.stalled_since).unwrap_or(now);
+                let stalled_since = why.as_ref().map(|_| since);
+                let stall = why.map(|why| Stall { why, lasting: now.since(since) >= stall_patience });
+                (node.report.node.clone(), SeenNode { stalled_since, stall, ..node })
             })
             .collect();
         NodeTable { nodes }
@@ -239,6 +242,7 @@ mod tests {
             beat: 1,
             lease_ms: lease_s * 1_000,
             members: BTreeMap::new(),
+            stalled: None,
             version: String::new(),
         };
         let report = NodeReport {
@@ -328,5 +332,36 @@ mod tests {
         assert!(later.health_differs(&lasted));
         let over = look(&lasted, None, 26);
         assert_eq!((lasting(&over), lasting(&look(&over, Some("down"), 60))), (None, Some(false)));
+    }
+
+    #[test]
+    fn an_agent_says_itself_that_nothing_is_started_there_for_as_long_as_it_is_heard() {
+        let node = seen(NodeHealth::Ready, 6, at(0));
+        let said = |beat: u64, stalled: Option<&str>| NodeStatus {
+            beat,
+            stalled: stalled.map(str::to_owned),
+            ..NodeStatus::clone(node.status.as_ref().unwrap())
+        };
+        let look = |table: &NodeTable, by_swarm: Option<&str>, status: NodeStatus, second: u64| {
+            let report = NodeReport { stalled: by_swarm.map(str::to_owned), ..node.report.clone() };
+            let statuses = BTreeMap::from([(report.node.clone(), Arc::new(status))]);
+            table.updated(vec![report], statuses, at(second), Duration::from_secs(15))
+        };
+        let stall = |table: &NodeTable| {
+            let stall = table.nodes.values().next().unwrap().stall.clone();
+            stall.map(|stall| (stall.why, stall.lasting))
+        };
+        let told = |why: &str, lasting| Some((why.to_owned(), lasting));
+        let begun = look(&NodeTable::default(), None, said(1, Some("its engine is dead")), 10);
+        assert_eq!(stall(&begun), told("its agent says: its engine is dead", false));
+        // The swarm comes to know it, too: that is no other stall.
+        let both = look(&begun, Some("down"), said(2, Some("its engine is dead")), 20);
+        assert_eq!(stall(&both), told("its agent says: its engine is dead", false));
+        let only_swarm = look(&both, Some("down"), said(3, None), 25);
+        assert_eq!(stall(&only_swarm), told("down", true), "it has lasted since it was first said");
+        // An agent that has fallen silent says nothing any more.
+        let again = look(&NodeTable::default(), None, said(4, Some("its engine is dead")), 40);
+        assert!(stall(&again).is_some());
+        assert_eq!(stall(&look(&again, None, said(4, Some("its engine is dead")), 47)), None);
     }
 }

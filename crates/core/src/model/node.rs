@@ -91,6 +91,10 @@ pub struct NodeStatus {
     pub lease_ms: u64,
     /// What the agent observes of the members it holds.
     pub members: BTreeMap<MemberName, MemberStatus>,
+    /// Why nothing is started here, as the node itself sees it, in words that stay the same as long as that does; none: it
+    /// is, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<String>,
     /// The agent's version.
     pub version: String,
 }

@@ -36,10 +36,10 @@ impl Default for Timers {
     }
 }
 
-/// That the orchestrator starts nothing on a node, though its agent may be well.
+/// That the orchestrator, or the node's own agent, says that nothing is started on a node, though its agent may be well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stall {
-    /// Why, in words.
+    /// Why, in words, and whose they are if they are not the orchestrator's.
     pub why: String,
     /// Whether it has been so for longer than [`Timers::stall_patience`].
     pub lasting: bool,

@@ -67,6 +67,8 @@ pub struct WorldNode {
     pub stubborn: std::collections::BTreeSet<MemberName>,
     /// How far the data of each member reaches: of the whole world, as it lies on the volumes.
     pub positions: BTreeMap<MemberName, u64>,
+    /// Why nothing is started here, as its agent says.
+    pub stalled: Option<String>,
     /// How often an engine was started.
     pub starts: u64,
 }
@@ -94,6 +96,7 @@ impl WorldNode {
             frozen: false,
             stubborn: std::collections::BTreeSet::new(),
             positions: BTreeMap::new(),
+            stalled: None,
             starts: 0,
         };
         node.begin_life(&world.orchestrator)?;
@@ -388,6 +391,7 @@ impl WorldNode {
             beat: self.beat,
             lease_ms: 3_000,
             members,
+            stalled: self.stalled.clone(),
             version: "world".to_owned(),
         };
         let key = self.store.node_status_key(&self.name)?;

@@ -63,6 +63,7 @@ async fn report(store: &Store, record: &NodeRecord, before: Option<Arc<NodeStatu
         beat: before.map_or(0, |before| before.beat) + 1,
         lease_ms: LEASE_MS,
         members,
+        stalled: None,
         version: "test".to_owned(),
     };
     let key = store.node_status_key(&record.node).unwrap();

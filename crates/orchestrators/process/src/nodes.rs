@@ -207,6 +207,7 @@ mod tests {
             beat,
             lease_ms: 6_000,
             members: BTreeMap::new(),
+            stalled: None,
             version: "0".to_owned(),
         }
     }

@@ -68,6 +68,12 @@ impl Engine {
         self.env.timeout(TIMEOUT, Box::pin(call)).await.unwrap_or(Err(DockerError::RequestTimeoutError))
     }
 
+    /// Whether the engine answers, whatever it says.
+    pub async fn answers(&self) -> bool {
+        let Ok(client) = self.client().await else { return false };
+        matches!(self.within(client.ping()).await, Ok(_) | Err(DockerError::DockerResponseServerError { .. }))
+    }
+
     /// Has the engine load a volume driver, so that Swarm knows that this node has it: engines look for drivers only when
     /// one is asked for. Idempotent.
     ///
