@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::cluster::has_redis;
-use common::{expect, out};
+use common::{err, expect, out};
 use docker::{IMAGE, has_docker};
 use lab::{COUNT, Lab};
 use load::{Redis, Watch, Writer, on};
@@ -72,6 +72,22 @@ enum Act {
     StartEtcd(Whose),
     Cut(Whose),
     Heal(Whose),
+    /// It hears, and is not heard.
+    Mute(Whose),
+    /// It is heard, and does not hear.
+    Deafen(Whose),
+    /// Both ways again.
+    HealBothWays(Whose),
+    /// Installed anew, under its old name.
+    Reimage(Whose),
+    /// A backup of etcd is made.
+    BackUp,
+    /// etcd is put back to it.
+    PutBack,
+    /// Every server refuses to go on with it, and says why.
+    Refused,
+    /// The servers are told to go on with it.
+    Accept,
     Stop(Of),
     /// Whatever was stopped.
     Continue,
@@ -89,14 +105,16 @@ enum Act {
     Restarts,
     /// `steadfast why` says so.
     Why(&'static str),
+    /// `steadfast why` comes to say so.
+    WhyAtLast(&'static str),
     /// Another server looks after the service.
     OwnerChanges,
 }
 
 use Act::{
-    Activate, Continue, Cut, Drain, Everything, GoesOn, Heal, KillAgent, KillContainer, KillDocker,
-    KillEngine, KillEtcd, Moves, OwnerChanges, Restarts, Serves, StartAgent, StartDocker, StartEtcd, Stop,
-    Why,
+    Accept, Activate, BackUp, Continue, Cut, Deafen, Drain, Everything, GoesOn, Heal, HealBothWays,
+    KillAgent, KillContainer, KillDocker, KillEngine, KillEtcd, Moves, Mute, OwnerChanges, PutBack, Refused,
+    Reimage, Restarts, Serves, StartAgent, StartDocker, StartEtcd, Stop, Why, WhyAtLast,
 };
 use Whose::{EtcdLeaders, Members, MembersNow, Owners, Same, SwarmLeaders};
 
@@ -126,6 +144,25 @@ const SCENARIOS: &[(&str, &[Act])] = &[
     ),
     ("cut off while it writes, and healed", &[Cut(Members), Moves, Why("LeaseExpired"), Heal(Members)]),
     ("two cut off in turn", &[Cut(Members), Moves, Heal(Members), Cut(MembersNow), Moves, Heal(Same)]),
+    ("hears, and is not heard", &[Mute(Members), Moves, Why("LeaseExpired"), HealBothWays(Members)]),
+    ("is heard, and does not hear", &[Deafen(Members), Moves, Why("LeaseExpired"), HealBothWays(Members)]),
+    ("installed anew under its old name", &[Reimage(Members), Serves]),
+    (
+        "etcd put back from an older backup",
+        &[
+            BackUp,
+            Cut(Members),
+            Moves,
+            Heal(Members),
+            PutBack,
+            Refused,
+            Accept,
+            WhyAtLast("EpochStale"),
+            KillAgent(Members),
+            StartAgent(Members),
+            Serves,
+        ],
+    ),
     (
         "docker killed where its server looks after the service",
         &[KillDocker(Owners), OwnerChanges, KillContainer, Serves, StartDocker(Owners)],
@@ -305,6 +342,31 @@ impl Matrix {
                 self.lab.network.heal(at);
                 self.lab.all_ready((at + 1) % COUNT);
             }
+            Mute(whose) => {
+                let at = self.machine_of(whose);
+                self.lab.network.cut_one_way(at, "OUTPUT");
+            }
+            Deafen(whose) => {
+                let at = self.machine_of(whose);
+                self.lab.network.cut_one_way(at, "INPUT");
+            }
+            HealBothWays(whose) => {
+                let at = self.machine_of(whose);
+                self.lab.network.heal_both_ways(at);
+                self.lab.all_ready((at + 1) % COUNT);
+            }
+            Reimage(whose) => {
+                let at = self.machine_of(whose);
+                self.lab.reimage(at, "cache-0");
+            }
+            BackUp => self.lab.back_etcd_up(0),
+            PutBack => self.lab.put_etcd_back(),
+            Refused => self.refused(),
+            Accept => {
+                for at in 0..COUNT {
+                    self.lab.accept_etcd(at);
+                }
+            }
             Stop(of) => {
                 let process = self.process(of);
                 kill(process, Signal::SIGSTOP).unwrap();
@@ -339,6 +401,13 @@ impl Matrix {
                 let why = self.lab.json(asked, &["why", "cache-0"]).unwrap().to_string();
                 assert!(why.contains(said), "{said}: {why}");
             }
+            WhyAtLast(said) => {
+                let asked = (self.begun.on + 1) % COUNT;
+                eventually(said, || {
+                    let why = self.lab.json(asked, &["why", "cache-0"])?.to_string();
+                    why.contains(said).then(|| println!("  {why}"))
+                });
+            }
             OwnerChanges => {
                 let before = self.begun.owner;
                 eventually("another server looks after it", || (self.owner() != before).then_some(()));
@@ -356,6 +425,16 @@ impl Matrix {
     fn availability(&mut self, whose: Whose, availability: &str) {
         let node = format!("node-{}", self.machine_of(whose));
         self.lab.docker(0, &["node", "update", "--availability", availability, &node]);
+    }
+
+    fn refused(&self) {
+        for at in 0..COUNT {
+            eventually("its server refuses to go on, and says why", || {
+                let said = self.lab.cli(at, &["get", "cache"]);
+                let told = format!("{}{}", out(&said), err(&said));
+                (!said.status.success() && told.contains("older backup")).then(|| println!("  {told}"))
+            });
+        }
     }
 
     fn everything(&mut self) {

@@ -29,7 +29,9 @@ const PARTS: &str = "/usr/lib/postgresql/15/bin/postgres \
     /usr/lib/postgresql/15/lib/libpqwalreceiver.so /usr/lib/postgresql/15/lib/plpgsql.so \
     /usr/lib/postgresql/15/lib/dict_snowball.so /usr/share/postgresql/15 /usr/share/zoneinfo /usr/lib/locale";
 
-/// Another member is promoted before the one of a dead node can be back.
+/// Once the node is dead by its lease (5 s), the primary has been down for longer than this: both survivors are asked how far
+/// they are, and the farther one is promoted, though the swarm may have lost its leader with the node. The old primary's
+/// return has to wait for the swarm; where it is back before both have answered, it leads again.
 const SERVICE: &str = r#"
 apiVersion = "steadfast/v1"
 name = "orders"
@@ -119,6 +121,7 @@ fn a_postgresql_in_containers_replicates_and_fails_over_with_everything_that_was
         write(&lab, number).then_some(())
     });
     println!("writes again after {:.1} s", begun.elapsed().as_secs_f64());
+    println!("{}", out(&lab.cli(near, &["events", "orders"])));
     let (new, its, after) = eventually("it is healthy on two machines", || healthy(&lab, near));
     assert_eq!(after, addresses, "names and addresses stay");
     assert_ne!(its, on);

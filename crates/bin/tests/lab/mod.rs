@@ -42,6 +42,8 @@ pub struct Lab {
     agents: Vec<Child>,
     /// What every agent is told.
     to_agents: Vec<String>,
+    /// How often each machine was installed anew.
+    lives: [u32; COUNT as usize],
     /// The engines of Docker, by machine; none: engines run as processes of the agents.
     engines: Vec<Docker>,
     pub network: Network,
@@ -66,6 +68,7 @@ impl Lab {
             servers: Vec::new(),
             agents: Vec::new(),
             to_agents: Vec::new(),
+            lives: [0; COUNT as usize],
             engines: Vec::new(),
             network,
             folder,
@@ -109,7 +112,10 @@ impl Lab {
     }
 
     pub fn data(&self, at: u8) -> PathBuf {
-        self.folder.path().join(format!("m{at}"))
+        match self.lives[usize::from(at)] {
+            0 => self.folder.path().join(format!("m{at}")),
+            life => self.folder.path().join(format!("m{at}-{life}")),
+        }
     }
 
     pub fn shared(&self) -> PathBuf {
@@ -125,6 +131,11 @@ impl Lab {
     }
 
     pub fn start_etcd(&mut self, at: u8) {
+        self.start_etcd_in(at, &format!("etcd{at}"), &[]);
+    }
+
+    /// The member of etcd of a machine, on this folder.
+    fn start_etcd_in(&mut self, at: u8, folder: &str, more: &[&str]) {
         let own = Network::address(at);
         let all: Vec<String> =
             (0..COUNT).map(|at| format!("m{at}=http://{}:2380", Network::address(at))).collect();
@@ -133,9 +144,92 @@ impl Lab {
         command.args(["--name", &format!("m{at}"), "--listen-client-urls", &client]);
         command.args(["--advertise-client-urls", &client, "--listen-peer-urls", &peer]);
         command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &all.join(",")]);
-        command.arg("--data-dir").arg(self.folder.path().join(format!("etcd{at}")));
+        command.arg("--data-dir").arg(self.folder.path().join(folder)).args(more);
         let etcd = self.start(at, command);
         put(&mut self.etcds, at, etcd);
+    }
+
+    /// Writes down what etcd has, as a backup.
+    pub fn back_etcd_up(&self, at: u8) {
+        let file = self.folder.path().join("backup");
+        fs::remove_file(&file).ok();
+        self.etcdctl(at, &["snapshot", "save", file.to_str().unwrap()]);
+    }
+
+    /// Puts every member of etcd back to the backup.
+    pub fn put_etcd_back(&mut self) {
+        for at in 0..COUNT {
+            self.kill_etcd(at);
+        }
+        let all: Vec<String> =
+            (0..COUNT).map(|at| format!("m{at}=http://{}:2380", Network::address(at))).collect();
+        for at in 0..COUNT {
+            let folder = self.folder.path().join(format!("etcd{at}"));
+            fs::remove_dir_all(&folder).unwrap();
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]);
+            command.arg(self.folder.path().join("backup")).arg("--data-dir").arg(folder);
+            command.args(["--name", &format!("m{at}"), "--initial-cluster", &all.join(",")]);
+            let peer = format!("http://{}:2380", Network::address(at));
+            command.args(["--initial-advertise-peer-urls", &peer]);
+            expect(&self.machine(at).output(command), 0);
+        }
+        for at in 0..COUNT {
+            self.start_etcd(at);
+        }
+    }
+
+    /// Has a machine's server take etcd for what it is, as its refusal says.
+    pub fn accept_etcd(&mut self, at: u8) {
+        self.kill_server(at);
+        fs::remove_file(self.data(at).join("store/etcd-revision")).ok();
+        self.serve(at, &[]);
+    }
+
+    /// Installs a machine anew under its old name: nothing is left of what it had or ran, but for its member of etcd. It
+    /// joins the cluster as its documentation says, and the swarm as Docker's does.
+    pub fn reimage(&mut self, at: u8, member: &str) {
+        self.kill_server(at);
+        self.kill_node(at, member);
+        let near = (at + 1) % COUNT;
+        self.lives[usize::from(at)] += 1;
+        let folder = self.folder.path().join(format!("docker{at}-{}", self.lives[usize::from(at)]));
+        let machine = &self.network.machines[usize::from(at)];
+        self.engines[usize::from(at)] = Docker::prepare(machine, &node(at), folder);
+        machine.ip("address flush dev eth0");
+        machine.ip(&format!("address add {}/16 dev eth0", Network::address(at)));
+        self.engines[usize::from(at)].start(machine);
+        self.engine(at).make_image(self.machine(at));
+        self.join_swarm_anew(at, near);
+        fs::create_dir(self.data(at)).unwrap();
+        passable(&self.data(at));
+        for file in ["cluster.json", "key"] {
+            fs::copy(self.data(near).join(file), self.data(at).join(file)).unwrap();
+        }
+        self.serve(at, &[]);
+        self.start_agent(at);
+    }
+
+    fn join_swarm_anew(&self, at: u8, near: u8) {
+        let said = |arguments: &[&str]| {
+            let output = self.engine(near).run(self.machine(near), arguments);
+            output.status.success().then(|| out(&output).trim().to_owned())
+        };
+        // The others may have lost their leader with it.
+        let ids = eventually("the swarm lists its nodes", || {
+            said(&["node", "ls", "--filter", &format!("name={}", node(at)), "--format", "{{.ID}}"])
+        });
+        for id in ids.lines() {
+            eventually("its old life is no manager", || said(&["node", "demote", id]));
+            eventually("its old life is forgotten", || said(&["node", "rm", "--force", id]));
+        }
+        let token = eventually("a token", || said(&["swarm", "join-token", "--quiet", "manager"]));
+        let (own, manager) = (Network::address(at).to_string(), format!("{}:2377", Network::address(near)));
+        let join = ["swarm", "join", "--token", &token, "--advertise-addr", &own, &manager];
+        eventually("it joins", || {
+            let output = self.engine(at).run(self.machine(at), &join);
+            output.status.success().then_some(())
+        });
     }
 
     /// Three engines that are one swarm, each of them a manager.

@@ -79,6 +79,20 @@ impl Network {
     pub fn heal(&self, at: u8) {
         self.hub.ip(&format!("link set port{at} up"));
     }
+
+    /// Cuts a machine off in one direction: nothing that the others send it arrives (`INPUT`), or nothing that it sends
+    /// leaves it (`OUTPUT`). Questions for its addresses (ARP) are answered all the same.
+    pub fn cut_one_way(&self, at: u8, chain: &str) {
+        let interface = if chain == "INPUT" { "-i" } else { "-o" };
+        self.machines[usize::from(at)].iptables(&["-A", chain, interface, "eth0", "-j", "DROP"]);
+    }
+
+    /// Joins a machine again that was cut off in one direction.
+    pub fn heal_both_ways(&self, at: u8) {
+        for chain in ["INPUT", "OUTPUT"] {
+            self.machines[usize::from(at)].iptables(&["-F", chain]);
+        }
+    }
 }
 
 /// A namespace, and the thread that runs in it.
@@ -125,6 +139,14 @@ impl Machine {
         let output = self.output(command);
         assert!(output.status.success(), "ip {arguments}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `iptables`, which must succeed.
+    fn iptables(&self, arguments: &[&str]) {
+        let mut command = Command::new("iptables");
+        command.arg("--wait").args(arguments);
+        let output = self.output(command);
+        assert!(output.status.success(), "iptables {arguments:?}: {output:?}");
     }
 
     /// The link of `eth0`.
