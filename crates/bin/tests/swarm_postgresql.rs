@@ -29,7 +29,7 @@ const PARTS: &str = "/usr/lib/postgresql/15/bin/postgres \
     /usr/lib/postgresql/15/lib/libpqwalreceiver.so /usr/lib/postgresql/15/lib/plpgsql.so \
     /usr/lib/postgresql/15/lib/dict_snowball.so /usr/share/postgresql/15 /usr/share/zoneinfo /usr/lib/locale";
 
-/// Once the node is dead by its lease (5 s), the primary has been down for longer than this: both survivors are asked how far
+/// Once the node is dead by its lease and the margin (12 s), the primary has been down for longer than this: both survivors are asked how far
 /// they are, and the farther one is promoted, though the swarm may have lost its leader with the node. The old primary's
 /// return has to wait for the swarm; where it is back before both have answered, it leads again.
 const SERVICE: &str = r#"
