@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("steadfast-catalog", &[]),
     ("steadfast-api", &[]),
     ("steadfast-agent", &["steadfast-catalog", "steadfast-lock"]),
+    ("steadfast-backend-aws", &[]),
     ("steadfast-backend-embedded", &["steadfast-lock"]),
     ("steadfast-backend-etcd", &[]),
     ("steadfast-backend-linux", &["steadfast-lock"]),
@@ -27,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "steadfast-backends",
         &[
+            "steadfast-backend-aws",
             "steadfast-backend-embedded",
             "steadfast-backend-etcd",
             "steadfast-backend-linux",
@@ -55,6 +57,7 @@ const ARROWS_OF_TESTS: &[(&str, &[&str])] = &[
 const ALL_BUT_BIN: &[&str] = &[
     "steadfast-agent",
     "steadfast-api",
+    "steadfast-backend-aws",
     "steadfast-backend-embedded",
     "steadfast-backend-etcd",
     "steadfast-backend-linux",
@@ -70,6 +73,7 @@ const ALL_BUT_BIN: &[&str] = &[
 
 /// What has no place under core: HTTP stacks, SDKs, TLS, databases, and the real network.
 const KEPT_OUT_OF_CORE: &[&str] = &[
+    "aws-config",
     "axum",
     "bollard",
     "etcd-client",

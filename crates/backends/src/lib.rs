@@ -1,6 +1,8 @@
 //! The backends of Steadfast, one feature each. This crate has no code of its own: who names no feature pays for
 //! none of them.
 
+#[cfg(feature = "dynamodb")]
+pub use steadfast_backend_aws as aws;
 #[cfg(feature = "embedded")]
 pub use steadfast_backend_embedded as embedded;
 #[cfg(feature = "etcd")]
