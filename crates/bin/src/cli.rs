@@ -11,6 +11,7 @@ mod node;
 mod remote;
 mod show;
 mod spec;
+mod store;
 mod wait;
 
 use std::path::PathBuf;
@@ -103,6 +104,9 @@ enum Verb {
     /// Look at a service's secrets
     #[command(subcommand)]
     Secret(client::SecretVerb),
+    /// Make what a store elsewhere needs
+    #[command(subcommand)]
+    Store(store::StoreVerb),
     /// Let the machine's resolver find the members' names
     #[command(subcommand)]
     Dns(dns::DnsVerb),
@@ -188,6 +192,7 @@ async fn run_async(global: &Global, verb: Verb) -> Result<Exit> {
         Verb::Logs(args) => client::logs(global, &args).await,
         Verb::Node(verb) => node::run(global, &verb).await,
         Verb::Secret(verb) => client::secret(global, &verb).await,
+        Verb::Store(verb) => Box::pin(store::run(&verb)).await,
         Verb::Completions { .. }
         | Verb::Version
         | Verb::Dns(_)

@@ -36,6 +36,7 @@ use steadfast_lock::Lock;
 
 use self::clients::StoredClients;
 use self::logs::KeptLogs;
+pub(crate) use self::store::{CreateStore, create as create_store};
 use super::addresses::Addresses;
 use super::wiring::Wiring;
 use super::{Signals, logging, tasks};
