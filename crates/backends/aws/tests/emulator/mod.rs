@@ -44,8 +44,11 @@ impl Emulator {
             let address = SocketAddr::from(([127, 0, 0, 1], port));
             while process.try_wait().unwrap().is_none() {
                 if TcpStream::connect(address).is_ok() {
-                    let door = Door::open(address);
-                    return Emulator { folder, process, address, door };
+                    let emulator = Emulator { folder, process, address, door: Door::open(address) };
+                    // It learns what DynamoDB is when it is first asked, which takes it seconds on a busy machine.
+                    let answer = emulator.ask("ListTables", "{}");
+                    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                    return emulator;
                 }
                 assert!(begun.elapsed() < DEADLINE, "{}", log(folder.path()));
                 std::thread::sleep(Duration::from_millis(20));
