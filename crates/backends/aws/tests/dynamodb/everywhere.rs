@@ -7,7 +7,8 @@ use steadfast_core::Environment;
 use steadfast_core::layer::{CallCounters, StackOptions, stack};
 use steadfast_core::metadata::{Key, MetadataDb, Records, WriteOutcome};
 
-use crate::emulator::{Befall, Emulator};
+use crate::emulator::Emulator;
+use crate::emulator::door::Befall;
 use crate::{connect, key, store};
 
 /// The records as servers use them: through the layers that repeat what did no harm.

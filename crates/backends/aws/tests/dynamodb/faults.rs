@@ -5,7 +5,7 @@ use steadfast_core::error::Retry;
 use steadfast_core::metadata::{CasOutcome, MetadataDb as _, Precondition};
 use steadfast_core::{Effect, ErrorKind};
 
-use crate::emulator::Befall;
+use crate::emulator::door::Befall;
 use crate::{applied, key, store};
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use steadfast_backend_aws::Sdk;
 use steadfast_backend_aws::dynamodb::{Capacity, DynamoDb, Location, Made, create_table};
 use steadfast_core::{Effect, Environment, ErrorKind};
 
-use crate::emulator::{Befall, Emulator};
+use crate::emulator::Emulator;
+use crate::emulator::door::Befall;
 use crate::{location, sdk, store};
 
 /// Somebody else's client.

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use steadfast_core::Environment;
 use steadfast_core::metadata::{Hint, MetadataDb as _, Precondition};
 
-use crate::emulator::Befall;
+use crate::emulator::door::Befall;
 use crate::{applied, connect, key, store};
 
 async fn soon<F: Future>(what: &str, future: F) -> F::Output {

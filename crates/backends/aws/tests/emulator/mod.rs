@@ -10,7 +10,7 @@
     reason = "test support: each test file uses its part, and a failure is a panic"
 )]
 
-mod door;
+pub mod door;
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub use door::{Befall, Door};
+use door::Door;
 
 /// How long anything may take before a test fails. Conditions are polled, so this is not waited for.
 const DEADLINE: Duration = Duration::from_secs(180);
