@@ -160,7 +160,7 @@ fn operations() -> Vec<Scenario> {
     };
     let mut unrecorded =
         recording(storm("block: deleted before it is recorded what was made", Profile::block_storage(), 60))
-            .at(4_000, ask("delete"));
+            .at(9_000, ask("delete"));
     unrecorded.services.clone_from(&gone.services);
     vec![
         recording(storm("block: a server ends before it records what it made", Profile::block_storage(), 60)),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::roles::leads;
-use super::{Action, Facts, Plan};
+use super::{Action, Facts, MemberFacts, Plan};
 use crate::model::{Leadership, MemberPhase, Role};
 use crate::planted::{self, Planted};
 use crate::registry::{DomainName, RecordKind, RecordSet, ServiceTarget};
@@ -63,7 +63,7 @@ fn wanted(facts: &Facts) -> Vec<(DomainName, RecordKind, Option<RecordSet>)> {
     names
 }
 
-fn is_ready_replica(member: &super::MemberFacts) -> bool {
+fn is_ready_replica(member: &MemberFacts) -> bool {
     member.status.as_ref().is_some_and(|status| status.ready && status.role == Role::Replica)
 }
 
@@ -73,7 +73,9 @@ fn addresses(set: BTreeSet<IpAddr>) -> Option<RecordSet> {
 
 /// The names of members that have left: they hold nothing.
 fn left(facts: &Facts) -> impl Iterator<Item = DomainName> {
-    let removed = facts.members.iter().filter(|(_, member)| member.record.phase == MemberPhase::Removed);
+    let has_left =
+        |member: &MemberFacts| member.record.phase == MemberPhase::Removed && !planted::is(Planted::NameLeft);
+    let removed = facts.members.iter().filter(move |(_, member)| has_left(member));
     removed.filter_map(|(name, _)| facts.zone.child(name).ok())
 }
 
