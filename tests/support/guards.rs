@@ -77,7 +77,8 @@ impl Cluster {
 
 fn ask(socket: &Path) -> Option<Guarded> {
     let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    // One that stands still does not answer; on a busy machine one that lives may take its time.
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     stream.write_all(b"{\"ask\":\"status\"}\n").ok()?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).ok()?;

@@ -24,7 +24,7 @@ pub mod zookeeper;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails. Conditions are polled, so this is not waited for.
-pub const DEADLINE: Duration = Duration::from_secs(90);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 const POLL: Duration = Duration::from_millis(50);
 
