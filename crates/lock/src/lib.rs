@@ -119,30 +119,30 @@ struct Opened {
     pid: i32,
     /// `/proc/PID/fd/N`, a link to the file.
     descriptor: PathBuf,
-    /// `/proc/PID/fdinfo/N`.
-    description: PathBuf,
 }
 
 impl Opened {
     /// Whether this open file has a lock of its own: the kernel lists only that description's.
     fn has_lock(&self) -> bool {
-        fs::read_to_string(&self.description)
+        let number = self.descriptor.file_name().unwrap_or_default();
+        let description = Path::new("/proc").join(self.pid.to_string()).join("fdinfo").join(number);
+        fs::read_to_string(description)
             .is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:") && line.contains("OFDLCK")))
     }
 }
 
 /// What every process has open. A process may end meanwhile, or be another user's: then it is not ours to see.
 fn everything_open() -> io::Result<impl Iterator<Item = Opened>> {
-    let processes = fs::read_dir("/proc")?.flatten();
-    let processes =
-        processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
-    Ok(processes.flat_map(|(pid, process): (i32, PathBuf)| {
-        let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-        descriptors.map(move |descriptor| Opened {
-            pid,
-            descriptor: descriptor.path(),
-            description: process.join("fdinfo").join(descriptor.file_name()),
-        })
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            processes.push((pid, entry.path().join("fd")));
+        }
+    }
+    Ok(processes.into_iter().flat_map(|(pid, folder)| {
+        let descriptors = fs::read_dir(folder).into_iter().flatten().flatten();
+        descriptors.map(move |descriptor| Opened { pid, descriptor: descriptor.path() })
     }))
 }
 
