@@ -47,6 +47,16 @@ async fn create(world: &mut World, server: &Control, replicas: u32) {
     world.finish(server, &created.id).await.unwrap();
 }
 
+/// A service of one member whose workload nobody can apply any more, for this reason, under a server that works by
+/// itself; and how often it has tried.
+async fn applies_nothing(reason: ErrorKind) -> (World, Control, Arc<AtomicU64>) {
+    let (mut world, server, faults, applied) = away().await;
+    create(&mut world, &server, 1).await;
+    faults.always(|call| call.operation == "apply", Fault::Refused(reason));
+    server.controller().start();
+    (world, server, applied)
+}
+
 /// A quarter of a second of everybody; passes that fail are made again with the next.
 async fn round(world: &mut World, server: &Control) {
     world.step_nodes().await.unwrap();
@@ -89,10 +99,7 @@ async fn another_member_is_promoted_and_named_while_the_orchestrator_does_nothin
 /// Tried again every 3.2 s at most: what waits for it is a member that is down.
 #[tokio::test(start_paused = true)]
 async fn a_pass_is_made_again_within_seconds_once_the_orchestrator_is_back() {
-    let (mut world, server, faults, applied) = away().await;
-    create(&mut world, &server, 1).await;
-    faults.always(|call| call.operation == "apply", Fault::Refused(ErrorKind::Unavailable));
-    server.controller().start();
+    let (world, server, applied) = applies_nothing(ErrorKind::Unavailable).await;
     server.controller().wake(&name("orders"));
     world.env.clock().sleep(MINUTE).await;
     for _ in 0..5 {
@@ -106,10 +113,7 @@ async fn a_pass_is_made_again_within_seconds_once_the_orchestrator_is_back() {
 /// Each change is a reason for a pass; none is one for passes for ever.
 #[tokio::test(start_paused = true)]
 async fn many_hints_while_passes_fail_do_not_make_many_passes_later() {
-    let (mut world, server, faults, applied) = away().await;
-    create(&mut world, &server, 1).await;
-    faults.always(|call| call.operation == "apply", Fault::Refused(ErrorKind::Unavailable));
-    server.controller().start();
+    let (world, server, applied) = applies_nothing(ErrorKind::Unavailable).await;
     for _ in 0..50 {
         server.controller().wake(&name("orders"));
         world.env.clock().sleep(Duration::from_millis(100)).await;
@@ -124,10 +128,7 @@ async fn many_hints_while_passes_fail_do_not_make_many_passes_later() {
 /// An orchestrator that is asked too often is left alone for longer.
 #[tokio::test(start_paused = true)]
 async fn an_orchestrator_that_refuses_for_the_rate_is_asked_less_often() {
-    let (mut world, server, faults, applied) = away().await;
-    create(&mut world, &server, 1).await;
-    faults.always(|call| call.operation == "apply", Fault::Refused(ErrorKind::Throttled));
-    server.controller().start();
+    let (world, server, applied) = applies_nothing(ErrorKind::Throttled).await;
     server.controller().wake(&name("orders"));
     world.env.clock().sleep(MINUTE).await;
     let before = applied.load(Ordering::Relaxed);
