@@ -21,8 +21,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-
 pub use check::{CapabilityCheck, Limits};
 pub use retry::{Retry, RetryLimits};
 pub use timeout::Timeout;
@@ -77,10 +75,37 @@ impl Debug for Call<'_> {
 /// Something done around every call.
 pub trait Layer: Debug + Send + Sync + 'static {
     /// Makes the call, by `attempt`: not at all, once, or several times.
-    fn call<'a, T, F>(&'a self, call: Call<'a>, attempt: F) -> impl Future<Output = Result<T>> + Send + 'a
+    fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> impl Future<Output = Result<T>> + Send + 'a
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a;
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a;
+}
+
+/// Two layers as one. A backend in one such layer has its calls boxed once, however many layers that is, and once for
+/// each in layers put around it one by one.
+#[derive(Debug)]
+pub struct Around<O, I> {
+    outer: O,
+    inner: I,
+}
+
+impl<O, I> Around<O, I> {
+    /// `outer` around `inner`.
+    pub fn new(outer: O, inner: I) -> Self {
+        Around { outer, inner }
+    }
+}
+
+impl<O: Layer, I: Layer> Layer for Around<O, I> {
+    fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> impl Future<Output = Result<T>> + Send + 'a
+    where
+        T: Send + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
+    {
+        self.outer.call(call, move || self.inner.call(call, attempt))
+    }
 }
 
 /// A backend with a layer around it: the same contract again.
@@ -140,10 +165,9 @@ pub fn stack<B: Contract + ?Sized>(
     environment: &Environment,
     counters: &CallCounters,
 ) -> Arc<B> {
-    let limits = backend.limits();
-    backend
-        .wrap(CapabilityCheck::new(limits))
-        .wrap(Timeout::new(options.timeout, environment.clone()))
-        .wrap(Retry::new(options.retry, environment.clone(), counters.clone()))
-        .wrap(Trace::new(environment.clone(), counters.clone()))
+    let check = CapabilityCheck::new(backend.limits());
+    let timeout = Timeout::new(options.timeout, environment.clone());
+    let retry = Retry::new(options.retry, environment.clone(), counters.clone());
+    let trace = Trace::new(environment.clone(), counters.clone());
+    backend.wrap(Around::new(trace, Around::new(retry, Around::new(timeout, check))))
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use steadfast_core::backends::Backends;
 use steadfast_core::control::{Control, ControlError, Guard, INDEX_STALE};
 use steadfast_core::ids::{MemberName, NodeName, ServiceName};
@@ -95,10 +94,11 @@ impl Checkpoint {
 }
 
 impl Layer for Checkpoint {
-    async fn call<'a, T, F>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
+    async fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
     {
         let here = call.operation == self.operation && call.subject.to_string().contains(self.subject);
         if here && !self.passed.swap(true, Ordering::Relaxed) {

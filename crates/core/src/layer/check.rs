@@ -1,7 +1,5 @@
 //! Refuses what the backend has declared it cannot do, before it is asked.
 
-use futures::future::BoxFuture;
-
 use super::{Call, Layer, Needs};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -47,10 +45,11 @@ impl CapabilityCheck {
 }
 
 impl Layer for CapabilityCheck {
-    async fn call<'a, T, F>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
+    async fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
     {
         match self.refusal(call.needs) {
             Some((kind, message)) => {

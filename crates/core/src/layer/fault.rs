@@ -17,8 +17,6 @@ use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-
 use super::{Call, Contract, Layer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Shared;
@@ -146,10 +144,11 @@ impl fmt::Debug for Schedule {
 }
 
 impl Layer for Faults {
-    async fn call<'a, T, F>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
+    async fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
     {
         let failure = |kind, message| Error::new(kind, call.backend, call.operation, call.subject, message);
         let Some(fault) = self.next(&call) else { return attempt().await };

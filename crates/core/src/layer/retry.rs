@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-
 use super::{Access, Call, CallCounters, Layer};
 use crate::error::{self, Effect, Error, ErrorKind, Result};
 use crate::runtime::Environment;
@@ -74,10 +72,11 @@ impl Retry {
 }
 
 impl Layer for Retry {
-    async fn call<'a, T, F>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
+    async fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
     {
         let mut attempts = 1;
         loop {

@@ -117,10 +117,11 @@ async fn a_backend_that_names_a_wait_gets_it_if_it_is_not_too_long() {
     #[derive(Debug)]
     struct Asks(Duration);
     impl Layer for Asks {
-        async fn call<'a, T, F>(&'a self, call: Call<'a>, _attempt: F) -> Result<T>
+        async fn call<'a, T, F, A>(&'a self, call: Call<'a>, _attempt: F) -> Result<T>
         where
             T: Send + 'a,
-            F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+            F: Fn() -> A + Copy + Send + Sync + 'a,
+            A: Future<Output = Result<T>> + Send + 'a,
         {
             let error =
                 Error::new(ErrorKind::Throttled, call.backend, call.operation, call.subject, "slowly");

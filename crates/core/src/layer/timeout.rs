@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-
 use super::{Access, Call, Layer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::Environment;
@@ -23,10 +21,11 @@ impl Timeout {
 }
 
 impl Layer for Timeout {
-    async fn call<'a, T, F>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
+    async fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
     {
         if let Some(result) = self.environment.timeout(self.limit, attempt()).await {
             return result;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::future::BoxFuture;
 use tracing::Instrument as _;
 
 use super::{Call, Contract, Layer};
@@ -91,10 +90,11 @@ impl Trace {
 }
 
 impl Layer for Trace {
-    async fn call<'a, T, F>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
+    async fn call<'a, T, F, A>(&'a self, call: Call<'a>, attempt: F) -> Result<T>
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
     {
         let Call { backend, contract, operation, subject, .. } = call;
         let span = tracing::debug_span!("backend_call", contract, operation, %backend, %subject);

@@ -2,7 +2,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 
 use super::*;
 use crate::layer::fault::{Fault, Faults};
@@ -186,10 +185,11 @@ impl Yields {
 }
 
 impl Layer for Yields {
-    async fn call<'a, T, F>(&'a self, _call: Call<'a>, attempt: F) -> Result<T>
+    async fn call<'a, T, F, A>(&'a self, _call: Call<'a>, attempt: F) -> Result<T>
     where
         T: Send + 'a,
-        F: Fn() -> BoxFuture<'a, Result<T>> + Send + Sync + 'a,
+        F: Fn() -> A + Copy + Send + Sync + 'a,
+        A: Future<Output = Result<T>> + Send + 'a,
     {
         self.give_way().await;
         let outcome = attempt().await;
