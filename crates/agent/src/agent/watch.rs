@@ -189,7 +189,7 @@ impl News {
 
 /// The first two segments of a key below the cluster's prefix.
 fn relative<'a>(store: &steadfast_core::store::Store, key: &'a Key) -> Option<(&'a str, Option<&'a str>)> {
-    let depth = store.records().key(["x"]).ok()?.segments().count() - 1;
-    let mut segments = key.segments().skip(depth);
+    let below = key.as_str().strip_prefix(store.records().prefix().as_str())?.strip_prefix('/')?;
+    let mut segments = below.split('/');
     Some((segments.next()?, segments.next()))
 }

@@ -32,7 +32,11 @@ impl Key {
         // Room for what most keys add.
         let mut text = String::with_capacity(self.0.len() + 64);
         text.push_str(&self.0);
-        joined(text, segments).try_into()
+        let text = joined(text, segments);
+        // This key is one already.
+        let added = text.get(self.0.len()..).unwrap_or_default();
+        let good = added.is_empty() || added.strip_prefix('/').is_some_and(is_good);
+        if good && text.len() <= LONGEST { Ok(Key(text)) } else { Err(invalid(&text)) }
     }
 
     /// The key as text.
@@ -54,6 +58,20 @@ impl Key {
 #[cfg(feature = "schema")]
 crate::schema::text!(Key, "Segments of A-Z a-z 0-9 - _ . : @, joined by /; at most 512 bytes.");
 
+/// The most bytes of a key.
+const LONGEST: usize = 512;
+
+/// Whether a text is segments of a key.
+fn is_good(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'@');
+    text.split('/')
+        .all(|segment| !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain))
+}
+
+fn invalid(text: &str) -> InvalidKey {
+    InvalidKey(text.chars().take(80).collect())
+}
+
 impl std::str::FromStr for Key {
     type Err = InvalidKey;
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
@@ -64,12 +82,7 @@ impl std::str::FromStr for Key {
 impl TryFrom<String> for Key {
     type Error = InvalidKey;
     fn try_from(text: String) -> Result<Self, InvalidKey> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'@');
-        let good = text.len() <= 512
-            && text.split('/').all(|segment| {
-                !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain)
-            });
-        if good { Ok(Key(text)) } else { Err(InvalidKey(text.chars().take(80).collect())) }
+        if text.len() <= LONGEST && is_good(&text) { Ok(Key(text)) } else { Err(invalid(&text)) }
     }
 }
 

@@ -68,6 +68,11 @@ impl Records {
         &self.db
     }
 
+    /// What every key begins with.
+    pub fn prefix(&self) -> &Key {
+        &self.prefix
+    }
+
     /// The full key of `parts` under the prefix.
     ///
     /// # Errors
@@ -247,7 +252,12 @@ impl Records {
     /// # Errors
     /// `Corrupt` if it does not decode or is of a newer format.
     pub fn decode<T: DeserializeOwned>(&self, key: &Key, value: &[u8]) -> Result<T> {
-        match serde_json::from_slice::<Envelope<T>>(value) {
+        // Looked through once for what is no text, not string by string.
+        let envelope = match std::str::from_utf8(value) {
+            Ok(text) => serde_json::from_str::<Envelope<T>>(text),
+            Err(_) => serde_json::from_slice(value),
+        };
+        match envelope {
             Ok(envelope) if envelope.schema <= SCHEMA => Ok(envelope.body),
             Ok(_) => Err(self.head(key, value).err().unwrap_or_else(|| self.corrupt(key, String::new()))),
             // A newer format that lacks what we look for is told as that, not as damage.
