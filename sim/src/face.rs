@@ -18,6 +18,13 @@ pub struct RoleOf<'a>(pub &'a Key);
 
 impl fmt::Display for RoleOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Most keys are plain, and are asked for all the time.
+        let after_prefix = self.0.as_str().splitn(3, '/').nth(2);
+        if let Some(rest) = after_prefix
+            && rest.split('/').all(|segment| segment.len() < RANDOM && segment != "servers")
+        {
+            return f.write_str(rest);
+        }
         let mut before = None;
         for segment in self.0.segments().skip(2) {
             if before.is_some() {
@@ -33,7 +40,11 @@ impl fmt::Display for RoleOf<'_> {
     }
 }
 
+/// What is random is as long as this at least.
+const RANDOM: usize = 20;
+
 /// Whether a text looks like one of [`Entropy::token`](steadfast_core::runtime::Entropy::token).
 pub(crate) fn is_random(text: &str) -> bool {
-    text.len() >= 20 && text.bytes().all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte))
+    text.len() >= RANDOM
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte))
 }

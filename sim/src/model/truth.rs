@@ -146,6 +146,7 @@ pub struct MemberRecorded {
 #[derive(Debug, Default)]
 pub struct Truth {
     facts: Vec<(Time, Fact)>,
+    last_acknowledged: Option<Time>,
     /// The writes that clients believe safe, with when they heard so.
     pub acknowledged: BTreeMap<u64, Time>,
     /// The writes that were sent.
@@ -157,8 +158,14 @@ impl Truth {
     pub fn note(&mut self, at: Time, fact: Fact) {
         if let Fact::Acknowledged { write } = &fact {
             self.acknowledged.insert(*write, at);
+            self.last_acknowledged = Some(at);
         }
         self.facts.push((at, fact));
+    }
+
+    /// When a client has heard last that its write is safe: facts come in the order of their times.
+    pub fn last_acknowledged(&self) -> Option<Time> {
+        self.last_acknowledged
     }
 
     /// Everything, for who keeps it.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use steadfast_core::ids::{MemberName, NodeName};
-use steadfast_core::metadata::Key;
+use steadfast_core::metadata::{Key, Version};
 use steadfast_core::model::{NodeStatus, Role, Service};
 
 use super::bound;
@@ -73,6 +73,7 @@ pub(super) fn settle(fleet: &Fleet, judge: &mut Judge, scenario: &Scenario, timi
     let begun = world.now();
     let bound = begun.plus_millis(bound::of(scenario));
     let mut good_since: Option<(Time, Changes)> = None;
+    let mut read = Read::default();
     let mut why = String::new();
     while world.now() < bound.plus_millis(scenario.heal.stable_ms) {
         super::advance(world, judge, scenario, world.now().plus_millis(STEP_MS));
@@ -81,7 +82,9 @@ pub(super) fn settle(fleet: &Fleet, judge: &mut Judge, scenario: &Scenario, timi
         }
         let now = world.now();
         let all_answered = fleet.all_answered();
-        match all_answered.and_then(|()| world.look(|state| as_desired(&state.cloud, scenario, now))) {
+        match all_answered
+            .and_then(|()| world.look(|state| as_desired(&state.cloud, scenario, now, &mut read)))
+        {
             Ok(()) => {
                 let (since, before) = good_since.get_or_insert_with(|| (now, Changes::so_far(world)));
                 if now.since(*since).as_millis() >= u128::from(scenario.heal.stable_ms) {
@@ -154,7 +157,7 @@ fn is_heartbeat(site: &crate::key::Site) -> bool {
 }
 
 /// Whether every service is as it is wanted, by what really runs.
-fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time) -> Result<(), String> {
+fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time, read: &mut Read) -> Result<(), String> {
     for file in &scenario.services {
         let wanted = scenario.is_wanted(&file.name);
         let engines: Vec<_> = cloud
@@ -174,8 +177,8 @@ fn as_desired(cloud: &Cloud, scenario: &Scenario, now: Time) -> Result<(), Strin
                 return Err(format!("{member} does not say that it waits for {reason}"));
             }
         }
-        serves(cloud, scenario, file, &engines)?;
-        let recent = cloud.truth.acknowledged.values().max().copied();
+        serves(cloud, scenario, file, &engines, read)?;
+        let recent = cloud.truth.last_acknowledged();
         let patience = scenario.clients.every_ms + scenario.clients.patience_ms;
         if scenario.clients.per_service > 0
             && recent.is_none_or(|at| now.since(at).as_millis() > u128::from(patience))
@@ -200,17 +203,32 @@ fn declares(cloud: &Cloud, member: &str, reason: &str) -> bool {
     })
 }
 
-/// What is still being done to a service, by its record.
-fn under_way(cloud: &Cloud, file: &ServiceFile) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Record {
-        body: Service,
+/// The services' records as they were read last. The store gives every write a version of its own, so what has the
+/// same version says the same: it is looked at twice a second, and hardly ever differs.
+#[derive(Default)]
+struct Read(BTreeMap<String, (Version, Option<Service>)>);
+
+impl Read {
+    fn service(&mut self, cloud: &Cloud, file: &ServiceFile) -> Option<&Service> {
+        #[derive(serde::Deserialize)]
+        struct Stored {
+            body: Service,
+        }
+        let key: Key = format!("steadfast/sim/services/{}", file.name).parse().ok()?;
+        let record = cloud.store.all().get(&key)?;
+        if self.0.get(&file.name).is_none_or(|(version, _)| *version != record.version) {
+            let stored = serde_json::from_slice::<Stored>(&record.value).ok();
+            let service = stored.map(|stored| stored.body);
+            self.0.insert(file.name.clone(), (record.version.clone(), service));
+        }
+        self.0.get(&file.name)?.1.as_ref()
     }
-    let of_service = |key: &Key| key.segments().skip(2).eq(["services", file.name.as_str()]);
-    let found = cloud.store.all().iter().find(|(key, _)| of_service(key));
-    let record = found.and_then(|(_, record)| serde_json::from_slice::<Record>(&record.value).ok());
-    let service = record?.body;
-    if let Some(operation) = service.operation {
+}
+
+/// What is still being done to a service, by its record.
+fn under_way(cloud: &Cloud, file: &ServiceFile, read: &mut Read) -> Option<String> {
+    let service = read.service(cloud, file)?;
+    if let Some(operation) = &service.operation {
         return Some(format!("operation {operation} on {} has not ended", file.name));
     }
     let changes =
@@ -223,6 +241,7 @@ fn serves(
     scenario: &Scenario,
     file: &ServiceFile,
     engines: &[(&NodeName, &MemberName, &str)],
+    read: &mut Read,
 ) -> Result<(), String> {
     let mut running: BTreeMap<&MemberName, usize> = BTreeMap::new();
     let mut leaders = 0;
@@ -245,7 +264,7 @@ fn serves(
     if running.len() + scenario.heal.blocked.len() != replicas as usize {
         return Err(format!("{} of {replicas} members of {} run", running.len(), file.name));
     }
-    if let Some(text) = under_way(cloud, file).filter(|_| scenario.heal.blocked.is_empty()) {
+    if let Some(text) = under_way(cloud, file, read).filter(|_| scenario.heal.blocked.is_empty()) {
         return Err(text);
     }
     if file.is_led_by_us() && leaders != 1 {
