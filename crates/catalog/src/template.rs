@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Expression, Template, UndefinedBehavior, Value};
+use sha2::{Digest as _, Sha256};
 
 /// What went wrong in a template: the line within it, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,7 @@ impl Templates {
         environment.add_filter("pgpass", pgpass);
         environment.add_filter("urlencode", urlencode);
         environment.add_filter("hex", |number: u64| format!("{number:X}"));
+        environment.add_filter("sha256", sha256);
         environment.add_filter("default", minijinja::filters::default);
         environment.add_filter("join", minijinja::filters::join);
         environment.add_filter("length", minijinja::filters::length);
@@ -187,6 +189,11 @@ fn urlencode(text: Cow<'_, str>) -> String {
         .collect()
 }
 
+/// The SHA-256 of a text, in hexadecimal digits: an identifier that follows from names.
+fn sha256(text: Cow<'_, str>) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use minijinja::context;
@@ -205,6 +212,7 @@ mod tests {
             ("{{ x | ident }}", "\"a'b\"\"c\\d $e;f:g\""),
             ("{{ x | pgpass }}", "a'b\"c\\\\d $e;f\\:g"),
             ("{{ x | urlencode }}", "a%27b%22c%5Cd%20%24e%3Bf%3Ag"),
+            ("{{ ('a' | sha256)[:8] }}", "ca978112"),
         ] {
             assert_eq!(templates.render(template, &evil).unwrap(), wanted, "{template}");
         }

@@ -33,6 +33,9 @@ pub struct RedisProbe {
     pub password: String,
     /// A command that answers with the number of the history's branch and the replication id it began with.
     pub lineage: Option<Vec<String>>,
+    /// Whether the server is part of a Redis Cluster: it is ready only while that is whole enough to serve.
+    #[serde(default)]
+    pub cluster: bool,
     /// How long an answer may take.
     #[serde(default = "short")]
     pub timeout: Span,

@@ -72,8 +72,9 @@ pub(super) async fn command(
 async fn look(access: &Access, probe: &RedisProbe) -> Result<Facts, ProtocolError> {
     let mut session = Session::open(access).await?;
     let mut facts = Facts::new();
-    for section in ["server", "replication", "persistence"] {
-        let info = session.ask(&["INFO", section]).await?.text();
+    let sections = ["server", "replication", "persistence"].map(|section| ["INFO", section]);
+    for words in sections.into_iter().chain(probe.cluster.then_some(["CLUSTER", "INFO"])) {
+        let info = session.ask(&words).await?.text();
         facts.extend(
             info.lines()
                 .filter_map(|line| line.split_once(':'))
@@ -146,6 +147,8 @@ fn view(access: &Access, facts: &Facts, durability: Durability) -> EngineView {
             view.problem = Some((Reason::EngineUnhealthy, format!("it has the unknown role {other:?}")));
         }
     }
+    // A server of its own does not say.
+    view.ready &= matches!(text("cluster_state"), "ok" | "");
     view
 }
 
