@@ -24,10 +24,11 @@ use crate::sync::lock;
 pub struct Gate {
     dir: NodeDir,
     /// Each member has a lock of its own: what is done for one holds up nobody else.
-    doors: Mutex<BTreeMap<MemberName, Arc<Mutex<Door>>>>,
+    doors: Mutex<BTreeMap<MemberName, Arc<Mutex<Option<Door>>>>>,
     news: Notify,
 }
 
+/// What is known of a member, once its note was read.
 #[derive(Debug, Default)]
 struct Door {
     /// What the guard is to be started with, while it is waited for.
@@ -56,9 +57,7 @@ impl Gate {
     /// Offers the member of `spec`: nothing of an engine is left, so whoever had it has it no more.
     pub(super) fn offer(&self, spec: &GuardSpec) -> io::Result<()> {
         self.with(&spec.member, |door, note| {
-            remove_if_there(note)?;
-            *door = Door { offer: Some(spec.clone()), taken: None };
-            Ok(())
+            remove_if_there(note).map(|()| *door = Door { offer: Some(spec.clone()), taken: None })
         })?;
         self.news.notify_waiters();
         Ok(())
@@ -66,12 +65,12 @@ impl Gate {
 
     /// Ends the offer. Who has taken it keeps the member.
     pub(super) fn withdraw(&self, member: &MemberName) {
-        lock(&self.door(member)).offer = None;
+        self.with(member, |door, _| door.offer = None);
     }
 
     /// Whether the member is offered.
     pub(super) fn is_offered(&self, member: &MemberName) -> bool {
-        lock(&self.door(member)).offer.is_some()
+        self.with(member, |door, _| door.offer.is_some())
     }
 
     /// Takes the member for the caller `id`. Taking again what one has is success.
@@ -98,18 +97,24 @@ impl Gate {
     pub(super) fn give_back(&self, member: &MemberName, id: &str) -> io::Result<()> {
         self.with(member, |door, note| {
             if door.taken.as_deref() == Some(id) {
-                remove_if_there(note)?;
-                door.taken = None;
+                remove_if_there(note).map(|()| door.taken = None)
+            } else {
+                Ok(())
             }
-            Ok(())
         })?;
         self.news.notify_waiters();
         Ok(())
     }
 
-    /// Whether a caller has the member, as far as is known.
+    /// Whether a caller was given the member and has not given it back, which one that has died never does.
     pub(super) fn is_taken(&self, member: &MemberName) -> bool {
-        lock(&self.door(member)).taken.is_some()
+        self.with(member, |door, _| door.taken.is_some())
+    }
+
+    /// Whether a caller has the member: it was given it, and its engine is waited for or runs.
+    pub(super) fn is_mounted(&self, member: &MemberName) -> io::Result<bool> {
+        let runs = steadfast_lock::is_held(&self.dir.guard_lock(member))?;
+        Ok(self.with(member, |door, _| door.taken.is_some() && (runs || door.offer.is_some())))
     }
 
     /// Gives a guard that has not come up yet the node's lease until then. One that has ended is not extended: others
@@ -132,12 +137,12 @@ impl Gate {
         self.news.notified()
     }
 
-    fn with<T>(
-        &self,
-        member: &MemberName,
-        change: impl FnOnce(&mut Door, &Path) -> io::Result<T>,
-    ) -> io::Result<T> {
-        change(&mut lock(&self.door(member)), &self.note(member))
+    /// Does something at the door of a member. Its disk holds up nobody else's.
+    fn with<T>(&self, member: &MemberName, change: impl FnOnce(&mut Door, &Path) -> T) -> T {
+        let (door, note) = (self.door(member), self.note(member));
+        // Unreadable is not known: then the locks alone keep others out.
+        let read = || Door { offer: None, taken: fs::read_to_string(&note).ok() };
+        change(lock(&door).get_or_insert_with(read), &note)
     }
 
     /// Where it is written down who has a member.
@@ -145,14 +150,8 @@ impl Gate {
         self.dir.guard(member).join("mounted-by")
     }
 
-    fn door(&self, member: &MemberName) -> Arc<Mutex<Door>> {
-        let mut doors = lock(&self.doors);
-        let door = doors.entry(member.clone()).or_insert_with(|| {
-            // Unreadable is not known: then the locks alone keep others out.
-            let taken = fs::read_to_string(self.note(member)).ok();
-            Arc::new(Mutex::new(Door { offer: None, taken }))
-        });
-        Arc::clone(door)
+    fn door(&self, member: &MemberName) -> Arc<Mutex<Option<Door>>> {
+        Arc::clone(lock(&self.doors).entry(member.clone()).or_default())
     }
 }
 

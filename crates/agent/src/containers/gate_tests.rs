@@ -141,3 +141,31 @@ fn what_is_waiting_for_its_container_keeps_the_lease_until_it_has_ended() {
     extend(1_500, 2_500);
     assert_eq!(written(), 1_500, "it has ended: somebody else may have the member");
 }
+
+#[test]
+fn a_member_whose_disk_does_not_answer_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = NodeDir::new(folder.path()).with_containers(folder.path());
+    let (slow, other): (MemberName, MemberName) = ("slow-0".parse().unwrap(), "orders-0".parse().unwrap());
+    let gate = Arc::new(Gate::new(dir));
+    // It is read from for as long as nobody has written to it.
+    let note = gate.note(&slow);
+    fs::create_dir_all(note.parent().unwrap()).unwrap();
+    nix::unistd::mkfifo(&note, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let ask = |member: MemberName| {
+        let (gate, tell) = (Arc::clone(&gate), tell.clone());
+        std::thread::spawn(move || tell.send((member.clone(), gate.is_taken(&member))).unwrap())
+    };
+    let first = ask(slow.clone());
+    // Opens only when somebody reads: whoever asks is at it.
+    let mut writer = fs::File::options().write(true).open(&note).unwrap();
+    let second = ask(other.clone());
+    assert_eq!(told.recv_timeout(std::time::Duration::from_secs(180)).unwrap(), (other, false));
+    io::Write::write_all(&mut writer, b"a").unwrap();
+    drop(writer);
+    assert_eq!(told.recv().unwrap(), (slow, true));
+    for asked in [first, second] {
+        asked.join().unwrap();
+    }
+}

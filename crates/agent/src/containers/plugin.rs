@@ -78,12 +78,13 @@ impl VolumePlugin {
             // A volume is the same one on every machine.
             "VolumeDriver.Capabilities" => Ok(json!({ "Capabilities": { "Scope": "global" } })),
             "VolumeDriver.Create" => self.create(asked).await.map(|()| json!({})),
-            "VolumeDriver.Get" => Ok(json!({ "Volume": self.volume(&self.known(asked)?) })),
+            "VolumeDriver.Get" => Ok(json!({ "Volume": self.volume(&self.known(asked)?)? })),
             "VolumeDriver.List" => {
-                let volumes: Vec<Value> = self.list()?.iter().map(|member| self.volume(member)).collect();
-                Ok(json!({ "Volumes": volumes }))
+                let volumes: Result<Vec<Value>, _> =
+                    self.list()?.iter().map(|member| self.volume(member)).collect();
+                Ok(json!({ "Volumes": volumes? }))
             }
-            "VolumeDriver.Path" => Ok(json!({ "Mountpoint": self.mountpoint(&self.known(asked)?) })),
+            "VolumeDriver.Path" => Ok(json!({ "Mountpoint": self.mountpoint(&self.known(asked)?)? })),
             "VolumeDriver.Mount" => Ok(json!({ "Mountpoint": self.mount(asked).await? })),
             "VolumeDriver.Unmount" => {
                 self.gate.give_back(&member(asked)?, &asked.id).map_err(failed)?;
@@ -119,6 +120,7 @@ impl VolumePlugin {
         let member = member(asked)?;
         let clock = self.env.clock();
         let begun = clock.monotonic();
+        tracing::info!(%member, container = asked.id, "a container asks for its volume");
         loop {
             let news = self.gate.news();
             tokio::pin!(news);
@@ -126,6 +128,8 @@ impl VolumePlugin {
             news.as_mut().enable();
             let taking = self.gate.take(&member, &asked.id).map_err(failed)?;
             if taking == Taking::Taken {
+                let waited_ms = clock.monotonic().since(begun).as_millis();
+                tracing::info!(%member, container = asked.id, waited_ms, "a container has its volume");
                 return self.dir.member(&member).ok_or_else(|| "engines are no containers here".to_owned());
             }
             let patience = if taking == Taking::TakenBy { OTHERS_PATIENCE } else { PATIENCE };
@@ -164,6 +168,9 @@ impl VolumePlugin {
         if steadfast_lock::is_held(&self.dir.guard_lock(&member)).map_err(failed)? {
             return Err(format!("{member} runs on {}", self.node));
         }
+        if self.gate.is_mounted(&member).map_err(failed)? {
+            return Err(format!("a container that is about to start has {member} on {}", self.node));
+        }
         remove_if_there(&self.note(&member)).map_err(failed)
     }
 
@@ -176,14 +183,14 @@ impl VolumePlugin {
         members_in(&self.notes()).map_err(failed)
     }
 
-    fn volume(&self, member: &MemberName) -> Value {
-        json!({ "Name": member, "Mountpoint": self.mountpoint(member), "Status": {} })
+    fn volume(&self, member: &MemberName) -> Result<Value, Refusal> {
+        Ok(json!({ "Name": member, "Mountpoint": self.mountpoint(member)?, "Status": {} }))
     }
 
-    /// Where it is mounted; empty: it is not.
-    fn mountpoint(&self, member: &MemberName) -> PathBuf {
-        let folder = self.dir.member(member).filter(|_| self.gate.is_taken(member));
-        folder.unwrap_or_default()
+    /// Where it is mounted; empty: it is not, whatever a container that has died did not give back.
+    fn mountpoint(&self, member: &MemberName) -> Result<PathBuf, Refusal> {
+        let mounted = self.gate.is_mounted(member).map_err(failed)?;
+        Ok(self.dir.member(member).filter(|_| mounted).unwrap_or_default())
     }
 
     fn notes(&self) -> PathBuf {

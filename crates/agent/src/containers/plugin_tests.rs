@@ -1,35 +1,61 @@
-//! The calls of the engine, in any order and number, answered in time that passes only when everybody waits.
+//! The calls of the engine, in time that passes only when everybody waits: in every order and repetition that an engine of
+//! Docker can produce, over the plugin's socket, as an engine writes them.
+
+#[path = "calls_tests.rs"]
+mod calls;
 
 use futures::future::join_all;
+use steadfast_core::metadata::WriteOutcome;
 use steadfast_core::metadata::memory::MemoryDb;
+use steadfast_core::model::{EventRing, Member};
 use steadfast_core::testing::TestEnvironment;
 use steadfast_lock::Lock;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
 
 use super::super::gate::tests::make_ready;
 use super::*;
 
 struct Bench {
     env: Environment,
-    plugin: VolumePlugin,
+    store: Store,
+    plugin: Arc<VolumePlugin>,
     gate: Arc<Gate>,
     dir: NodeDir,
+    serving: JoinHandle<()>,
+    guard: Option<Lock>,
     folder: tempfile::TempDir,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench::of(tempfile::tempdir().unwrap())
-    }
-
-    fn of(folder: tempfile::TempDir) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
         let env = TestEnvironment::new(1).environment;
-        let dir = NodeDir::new(folder.path()).with_containers(folder.path().join("members"));
-        let gate = Arc::new(Gate::new(dir.clone()));
         let entropy = env.entropy().fork("store");
         let store = Store::new(Arc::new(MemoryDb::new()), entropy, "test".parse().unwrap()).unwrap();
-        let node = "node-1".parse().unwrap();
-        let plugin = VolumePlugin::new(env.clone(), store, node, dir.clone(), Arc::clone(&gate));
-        Bench { env, plugin, gate, dir, folder }
+        let dir = NodeDir::new(folder.path()).with_containers(folder.path().join("members"));
+        let (gate, plugin, serving) = agent(&env, &store, &dir);
+        Bench { env, store, plugin, gate, dir, serving, guard: None, folder }
+    }
+
+    /// The agent dies where it stands, and another one begins.
+    fn another_agent(&mut self) {
+        self.serving.abort();
+        (self.gate, self.plugin, self.serving) = agent(&self.env, &self.store, &self.dir);
+    }
+
+    /// Records a member of the service `orders`.
+    async fn record(&self, name: &str) {
+        let member: Member = serde_json::from_value(json!({
+            "id": "m1", "name": name, "service_id": "s1", "service": "orders", "group": "main", "ordinal": 0,
+            "epoch": 1, "phase": "Prepared", "run": true, "generation": 1, "revision": 1, "unreleased": [],
+            "volumes": [], "phase_since": "2026-01-01T00:00:00Z", "events": EventRing::default(),
+        }))
+        .unwrap();
+        let key = self.store.member_key(&member.service, &member.name).unwrap();
+        let made = self.store.records().create(&key, &member).await.unwrap();
+        assert!(matches!(made, WriteOutcome::Applied(_)));
     }
 
     async fn ask(&self, call: &str, name: &str, id: &str) -> Result<Value, Refusal> {
@@ -37,55 +63,56 @@ impl Bench {
         self.plugin.call(&format!("VolumeDriver.{call}"), &asked).await
     }
 
+    /// Begins a call as the engine writes it: with no word of what the body is.
+    async fn begin(&self, call: &str, body: &[u8]) -> UnixStream {
+        let mut stream = UnixStream::connect(self.dir.path().join("socket")).await.unwrap();
+        let head = format!(
+            "POST /{call} HTTP/1.1\r\nHost: steadfast\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {}\r\n\
+             Accept: application/vnd.docker.plugins.v1.2+json\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        stream
+    }
+
+    /// What a call is answered, as an engine reads it.
+    async fn send(&self, call: &str, body: &[u8]) -> Result<Value, Refusal> {
+        let mut told = String::new();
+        self.begin(call, body).await.read_to_string(&mut told).await.unwrap();
+        let (head, body) = told.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/vnd.docker.plugins.v1"), "{head}");
+        let mut body: Value = serde_json::from_str(body).unwrap();
+        if head.starts_with("HTTP/1.1 200 ") {
+            assert_eq!(body.get("Err"), None, "{body}");
+            return Ok(body);
+        }
+        assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
+        match body["Err"].take() {
+            Value::String(refusal) => Err(refusal),
+            other => panic!("an engine shows nothing of {other}"),
+        }
+    }
+
     fn offer(&self, member: &str) {
         self.gate.offer(&make_ready(&self.dir, member, None)).unwrap();
     }
 
-    fn mounted(&self, member: &str) -> Result<Value, Refusal> {
-        Ok(json!({ "Mountpoint": self.folder.path().join("members").join(member) }))
-    }
-
-    fn refuses(answer: &Result<Value, Refusal>, named: &str) {
-        assert!(answer.as_ref().is_err_and(|refusal| refusal.contains(named)), "{named}: {answer:?}");
+    fn mountpoint(&self, member: &str) -> PathBuf {
+        self.folder.path().join("members").join(member)
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn mounting_and_unmounting_are_right_however_often_and_in_whatever_order_they_come() {
-    let bench = Bench::new();
-    let done = Ok(json!({}));
-    assert_eq!(bench.ask("Unmount", "orders-0", "a").await, done, "it was never mounted");
-    Bench::refuses(&bench.ask("Mount", "orders-0", "a").await, "not placed on node-1");
-    bench.offer("orders-0");
-    for _ in 0..2 {
-        assert_eq!(bench.ask("Mount", "orders-0", "a").await, bench.mounted("orders-0"));
-    }
-    Bench::refuses(&bench.ask("Mount", "orders-0", "b").await, "another container has orders-0");
-    assert_eq!(bench.ask("Unmount", "orders-0", "b").await, done, "it has nothing to give back");
-    assert_eq!(bench.ask("Mount", "orders-0", "a").await, bench.mounted("orders-0"));
-    for _ in 0..2 {
-        assert_eq!(bench.ask("Unmount", "orders-0", "a").await, done);
-    }
-    assert_eq!(bench.ask("Mount", "orders-0", "b").await, bench.mounted("orders-0"));
-    // The engine of Docker died: nobody has given it back, and the next offer is the next container's.
-    bench.offer("orders-0");
-    assert_eq!(bench.ask("Mount", "orders-0", "c").await, bench.mounted("orders-0"));
-    Bench::refuses(&bench.ask("Mount", "orders-0", "b").await, "another container has orders-0");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_next_agent_knows_who_has_a_member() {
-    let bench = Bench::new();
-    bench.offer("orders-0");
-    assert_eq!(bench.ask("Mount", "orders-0", "a").await, bench.mounted("orders-0"));
-    let guard = Lock::try_exclusive(&bench.dir.guard_lock(&"orders-0".parse().unwrap())).unwrap();
-    let bench = Bench::of(bench.folder);
-    Bench::refuses(&bench.ask("Mount", "orders-0", "b").await, "another container has orders-0");
-    assert_eq!(bench.ask("Mount", "orders-0", "a").await, bench.mounted("orders-0"));
-    assert_eq!(bench.ask("Unmount", "orders-0", "a").await, Ok(json!({})));
-    Bench::refuses(&bench.ask("Mount", "orders-0", "b").await, "another container has orders-0");
-    drop(guard);
-    Bench::refuses(&bench.ask("Mount", "orders-0", "b").await, "not placed on node-1");
+fn agent(env: &Environment, store: &Store, dir: &NodeDir) -> (Arc<Gate>, Arc<VolumePlugin>, JoinHandle<()>) {
+    let gate = Arc::new(Gate::new(dir.clone()));
+    let node: NodeName = "node-1".parse().unwrap();
+    let new = || VolumePlugin::new(env.clone(), store.clone(), node.clone(), dir.clone(), Arc::clone(&gate));
+    let socket = dir.path().join("socket");
+    remove_if_there(&socket).unwrap();
+    let serving = axum::serve(UnixListener::bind(socket).unwrap(), new().router());
+    let served = tokio::spawn(async move { serving.await.unwrap() });
+    let plugin = Arc::new(new());
+    (gate, plugin, served)
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,21 +131,5 @@ async fn no_member_waits_for_another() {
     assert_eq!(bench.env.clock().monotonic(), begun, "no time has passed");
     assert!(futures::poll!(waiting.as_mut()).is_pending());
     bench.offer("cache-0");
-    assert_eq!(waiting.await, bench.mounted("cache-0"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_volume_that_is_no_member_is_refused() {
-    let bench = Bench::new();
-    for call in ["Create", "Get", "Path", "Mount", "Unmount", "Remove"] {
-        Bench::refuses(&bench.ask(call, "../etc", "a").await, "is no member");
-    }
-    Bench::refuses(&bench.ask("Create", "orders-0", "").await, "option service");
-    let opts = BTreeMap::from([("service".to_owned(), "orders".to_owned())]);
-    let asked = Asked { name: "orders-0".to_owned(), id: String::new(), opts: Some(opts) };
-    Bench::refuses(&bench.plugin.call("VolumeDriver.Create", &asked).await, "has no member orders-0");
-    Bench::refuses(&bench.ask("Get", "orders-0", "").await, "no such volume");
-    assert_eq!(bench.ask("Remove", "orders-0", "").await, Ok(json!({})), "it is not there");
-    assert_eq!(bench.ask("List", "", "").await, Ok(json!({ "Volumes": [] })));
-    Bench::refuses(&bench.plugin.call("Secret.Get", &Asked::default()).await, "not a call");
+    assert_eq!(waiting.await, Ok(json!({ "Mountpoint": bench.mountpoint("cache-0") })));
 }
