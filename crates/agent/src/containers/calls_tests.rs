@@ -205,6 +205,18 @@ const ROWS: &[(&str, &[Act])] = &[
             Ask("Mount", "a", Folder),
         ],
     ),
+    (
+        "asked for while its data is prepared, under the lock that its guard will have",
+        &[
+            Offer,
+            Withdraw,
+            Guard(true),
+            Ask("Mount", "a", NOT_READY),
+            Guard(false),
+            Offer,
+            Ask("Mount", "a", Folder),
+        ],
+    ),
     ("unmounted without having been mounted", &[Ask("Unmount", "a", Done), Offer, Ask("Unmount", "a", Done)]),
     (
         "unmounted by a container that does not have it",
@@ -233,7 +245,7 @@ const ROWS: &[(&str, &[Act])] = &[
         ],
     ),
     (
-        "unmounted while its engine runs, as by a docker cp",
+        "unmounted while its engine runs, as by each docker cp: it has it still",
         &[
             Offer,
             Ask("Mount", "a", Folder),
@@ -242,6 +254,10 @@ const ROWS: &[(&str, &[Act])] = &[
             Ask("Mount", "a", Folder),
             Ask("Unmount", "a", Done),
             Ask("Mount", "b", ANOTHERS),
+            Ask("Mount", "a", Folder),
+            Agents,
+            Ask("Unmount", "a", Done),
+            Ask("Mount", "a", Folder),
         ],
     ),
     (

@@ -42,8 +42,10 @@ struct Door {
 pub(super) enum Taking {
     /// The caller has it.
     Taken,
-    /// Somebody else has it.
+    /// Another caller has it.
     TakenBy,
+    /// Nobody is known to have it, and its lock is held: its data is being prepared.
+    Prepares,
     /// There is no offer.
     NotOffered,
 }
@@ -81,7 +83,7 @@ impl Gate {
             Ok(match &door.taken {
                 Some(taken) if taken == id && waited_for => Taking::Taken,
                 Some(_) if waited_for => Taking::TakenBy,
-                _ if runs => Taking::TakenBy,
+                _ if runs => Taking::Prepares,
                 _ if door.offer.is_none() => Taking::NotOffered,
                 _ => {
                     // Not for longer than the machine runs: what a crash of it leaves of the engine is nothing.
@@ -93,14 +95,15 @@ impl Gate {
         })
     }
 
-    /// Gives back what the caller `id` has of the member. What it does not have stays whose it is.
+    /// Gives back what the caller `id` has of the member. What it does not have stays whose it is; so does what runs: a
+    /// `docker cp` mounts and unmounts what its container has, in that container's name.
     pub(super) fn give_back(&self, member: &MemberName, id: &str) -> io::Result<()> {
+        let runs = steadfast_lock::is_held(&self.dir.guard_lock(member))?;
         self.with(member, |door, note| {
-            if door.taken.as_deref() == Some(id) {
-                remove_if_there(note).map(|()| door.taken = None)
-            } else {
-                Ok(())
+            if runs || door.taken.as_deref() != Some(id) {
+                return Ok(());
             }
+            remove_if_there(note).map(|()| door.taken = None)
         })?;
         self.news.notify_waiters();
         Ok(())

@@ -136,7 +136,7 @@ impl VolumePlugin {
             if clock.monotonic().since(begun) >= patience {
                 return Err(match taking {
                     Taking::TakenBy => format!("another container has {member} on {}", self.node),
-                    Taking::Taken | Taking::NotOffered => self.why(&member).await,
+                    Taking::Taken | Taking::Prepares | Taking::NotOffered => self.why(&member).await,
                 });
             }
             tokio::select! {

@@ -1,0 +1,496 @@
+//! What a real engine of Docker asks of the volume plugin, in every order that its users and its crashes bring about: a
+//! table, and fifty members at once. By `make test-swarm`; every call by itself is in the agent's own tests.
+//!
+//! `STEADFAST_SCENARIO='text|another'` runs only the rows whose name has one of the texts.
+#![cfg(feature = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where something is not as it should be"
+)]
+
+mod common;
+mod docker;
+mod load;
+mod machine;
+#[path = "../../backends/linux/tests/network/mod.rs"]
+mod network;
+
+use std::fs;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+use Act::{
+    Asks, BothAsk, Copies, Docker, DockerIsRefused, Ends, KillAgent, KillContainer, KillDocker, Mounted,
+    Removes, RunIsRefused, Runs, Serves, StartAgent, StartDocker, StartIsRefused, Starts, Stops, Told,
+    Unable, Wants,
+};
+use common::cluster::has_redis;
+use common::{err, expect, out};
+use docker::has_docker;
+use load::Watch;
+use machine::{Lab, folder_of};
+use network::{eventually, may_make_networks};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use steadfast_lock::Lock;
+
+/// What is done, or what comes of it. The service is called `@` in what Docker is told.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    /// Docker does this.
+    Docker(&'static [&'static str]),
+    /// Docker refuses this, and says so.
+    DockerIsRefused(&'static [&'static str], &'static str),
+    /// A container of this name is made, and its engine starts.
+    Runs(&'static str),
+    /// Docker says why it starts no container of this name.
+    RunIsRefused(&'static str, &'static str),
+    /// A container is made whose program is not there: it has its volume, and does not start.
+    Unable(&'static str),
+    /// A container that has ended is started again.
+    Starts(&'static str),
+    /// Docker says why it does not start it again.
+    StartIsRefused(&'static str, &'static str),
+    /// `docker stop`.
+    Stops(&'static str),
+    /// `docker cp` out of a container.
+    Copies(&'static str),
+    /// `docker rm --force`.
+    Removes(&'static str),
+    /// A container of this name is asked for; nobody waits for the answer.
+    Asks(&'static str),
+    /// What was asked for has ended: it runs, or it has failed.
+    Ends(bool),
+    /// Two containers are asked for at once; one of them has the member.
+    BothAsk(&'static str, &'static str),
+    /// Guard and engine, everything of the container.
+    KillContainer,
+    /// The engine of Docker.
+    KillDocker,
+    StartDocker,
+    KillAgent,
+    StartAgent,
+    /// Docker or the agent has said so since.
+    Told(&'static str),
+    /// The service is told to run, or to stop.
+    Wants(bool),
+    /// It serves, and has its data.
+    Serves,
+    /// Docker says that its volume is mounted, or that it is not.
+    Mounted(bool),
+}
+
+const ANOTHERS: &str = "another container has";
+
+const ROWS: &[(&str, &[Act])] = &[
+    (
+        "volumes that are no members",
+        &[
+            DockerIsRefused(
+                &["volume", "create", "-d", "steadfast", "-o", "service=@", "NotAMember"],
+                "is no member",
+            ),
+            DockerIsRefused(
+                &["volume", "create", "-d", "steadfast", "-o", "service=nobody", "@-0"],
+                "has no member",
+            ),
+            DockerIsRefused(
+                &["volume", "create", "-d", "steadfast", "-o", "service=@", "@-1"],
+                "has no member",
+            ),
+            DockerIsRefused(&["volume", "create", "-d", "steadfast", "@-0"], "option service"),
+            DockerIsRefused(&["volume", "inspect", "@-0"], "no such volume"),
+        ],
+    ),
+    (
+        "made again, forgotten again: the data stays",
+        &[
+            Runs("first"),
+            Serves,
+            DockerIsRefused(&["volume", "rm", "@-0"], "in use"),
+            Removes("first"),
+            Docker(&["volume", "rm", "@-0"]),
+            DockerIsRefused(&["volume", "rm", "@-0"], "no such volume"),
+            Docker(&["volume", "create", "-d", "steadfast", "-o", "service=@", "@-0"]),
+            Docker(&["volume", "create", "-d", "steadfast", "-o", "service=@", "@-0"]),
+            Mounted(false),
+            Runs("second"),
+            Mounted(true),
+            Serves,
+        ],
+    ),
+    ("stopped and started", &[Runs("first"), Serves, Stops("first"), Starts("first"), Serves]),
+    ("restarted by Docker", &[Runs("first"), Serves, Docker(&["restart", "first"]), Serves]),
+    ("asked for by two at once", &[BothAsk("first", "second"), Serves]),
+    (
+        "a second container while the first one runs, which is copied out of",
+        &[
+            Runs("first"),
+            Serves,
+            Copies("first"),
+            Copies("first"),
+            RunIsRefused("second", ANOTHERS),
+            Serves,
+            StartIsRefused("second", ANOTHERS),
+        ],
+    ),
+    ("a container that has its volume and cannot start", &[Unable("first"), Runs("second"), Serves]),
+    (
+        "Docker killed with its containers, and started again: the same container",
+        &[
+            Runs("first"),
+            Serves,
+            KillDocker,
+            KillContainer,
+            StartDocker,
+            Mounted(false),
+            Starts("first"),
+            Serves,
+            Mounted(true),
+        ],
+    ),
+    (
+        "Docker killed, its containers live: they end when it is back, and another one is first",
+        &[
+            Runs("first"),
+            Serves,
+            KillDocker,
+            StartDocker,
+            Runs("second"),
+            Serves,
+            StartIsRefused("first", ANOTHERS),
+            Serves,
+        ],
+    ),
+    (
+        "Docker killed while it waits for a member that shall not run",
+        &[
+            Wants(false),
+            Asks("first"),
+            Told("asks for its volume"),
+            KillDocker,
+            Ends(false),
+            StartDocker,
+            Wants(true),
+            Runs("second"),
+            Serves,
+        ],
+    ),
+    (
+        "the agent killed and away while Docker asks",
+        &[KillAgent, Asks("first"), Told("Unable to connect to plugin"), StartAgent, Ends(true), Serves],
+    ),
+    (
+        "the agent away for longer than Docker asks",
+        &[KillAgent, RunIsRefused("first", "steadfast"), StartAgent, Runs("second"), Serves],
+    ),
+    (
+        "the agent killed under a container, which goes on, ends, and is started by the next agent",
+        &[
+            Runs("first"),
+            Serves,
+            KillAgent,
+            StartAgent,
+            Serves,
+            RunIsRefused("second", ANOTHERS),
+            Stops("first"),
+            Starts("first"),
+            Serves,
+        ],
+    ),
+    (
+        "the agent and Docker killed with the container",
+        &[
+            Runs("first"),
+            Serves,
+            KillDocker,
+            KillAgent,
+            KillContainer,
+            StartAgent,
+            StartDocker,
+            Starts("first"),
+            Serves,
+        ],
+    ),
+    (
+        "a service that was told to stop",
+        &[
+            Runs("first"),
+            Serves,
+            Wants(false),
+            StartIsRefused("first", "@-0"),
+            Wants(true),
+            Starts("first"),
+            Serves,
+        ],
+    ),
+];
+
+/// A row on the machine: a service of its own.
+struct Row<'a> {
+    lab: &'a mut Lab,
+    service: String,
+    /// Containers that were made.
+    made: Vec<&'static str>,
+    /// What nobody waits for yet.
+    asked: Option<Child>,
+    /// How long the logs were then.
+    said: [usize; 2],
+    /// Whether there is data to be found again.
+    written: bool,
+    watch: Watch,
+}
+
+impl Row<'_> {
+    fn act(&mut self, act: Act) {
+        match act {
+            Docker(arguments) => {
+                let output = self.docker(arguments);
+                assert!(output.status.success(), "{output:?}");
+            }
+            DockerIsRefused(arguments, named) => refused(&self.docker(arguments), named),
+            Runs(name) => {
+                let output = self.run(name);
+                assert!(output.status.success(), "{output:?}");
+            }
+            RunIsRefused(name, named) => refused(&self.run(name), named),
+            Unable(name) => {
+                self.made.push(name);
+                let output = self.lab.machine().output(self.lab.run_program(&self.service, name, "/no/such"));
+                refused(&output, "no such file");
+            }
+            Starts(name) => drop(self.lab.docker(&["start", name])),
+            StartIsRefused(name, named) => {
+                let named = named.replace('@', &self.service);
+                refused(&self.docker(&["start", name]), &named);
+            }
+            Stops(name) => drop(self.lab.docker(&["stop", "--time", "60", name])),
+            Copies(name) => {
+                let from = format!("{name}:{}/guard/spec.json", folder_of(&self.service));
+                let to = self.lab.folder.path().join("copied");
+                self.lab.docker(&["cp", &from, to.to_str().unwrap()]);
+                fs::remove_file(to).unwrap();
+            }
+            Removes(name) => drop(self.lab.docker(&["rm", "--force", name])),
+            Asks(name) => {
+                self.said = self.logs().map(|log| log.len());
+                self.asked = Some(self.ask(name));
+            }
+            Ends(well) => {
+                let ended = self.asked.take().unwrap().wait_with_output().unwrap();
+                assert_eq!(ended.status.success(), well, "{ended:?}");
+            }
+            BothAsk(one, other) => {
+                let both = [self.ask(one), self.ask(other)];
+                let both = both.map(|asked| asked.wait_with_output().unwrap());
+                let (well, not): (Vec<_>, Vec<_>) = both.iter().partition(|output| output.status.success());
+                assert_eq!((well.len(), not.len()), (1, 1), "{both:?}");
+                refused(not[0], ANOTHERS);
+            }
+            KillContainer => {
+                for pid in self.lab.processes(&self.service) {
+                    // The engine dies with its guard.
+                    kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+                }
+            }
+            KillDocker => self.lab.docker.kill(),
+            StartDocker => self.lab.start_docker(),
+            KillAgent => self.lab.kill_agent(),
+            StartAgent => self.lab.start_agent(),
+            Told(text) => eventually(text, || {
+                let mut said = self.logs().into_iter().zip(self.said);
+                said.any(|(log, before)| log[before..].contains(text)).then_some(())
+            }),
+            Wants(run) => {
+                let verb = if run { "start" } else { "stop" };
+                let wait: &[&str] = if run { &[] } else { &["--wait"] };
+                expect(&self.lab.cli(&[&[verb, &self.service], wait].concat()), 0);
+            }
+            Serves => self.serves(),
+            Mounted(mounted) => {
+                let told = out(&self.docker(&["volume", "inspect", "--format", "{{.Mountpoint}}", "@-0"]));
+                let folder = if mounted { folder_of(&self.service) } else { String::new() };
+                assert_eq!(told.trim(), folder);
+            }
+        }
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Output {
+        let arguments: Vec<String> = arguments.iter().map(|text| text.replace('@', &self.service)).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.lab.docker.run(self.lab.machine(), &arguments)
+    }
+
+    fn run(&mut self, name: &'static str) -> Output {
+        self.ask(name).wait_with_output().unwrap()
+    }
+
+    fn ask(&mut self, name: &'static str) -> Child {
+        self.made.push(name);
+        begin(self.lab, self.lab.run_member(&self.service, name))
+    }
+
+    /// What agent, server and Docker have said.
+    fn logs(&self) -> [String; 2] {
+        let docker = fs::read_to_string(self.lab.folder.path().join("docker/log")).unwrap();
+        [self.lab.log(), docker]
+    }
+
+    fn serves(&mut self) {
+        eventually("it serves", || self.lab.healthy(&self.service));
+        if !self.written {
+            eventually("a write", || {
+                self.lab.redis(&self.service, &["SET", "colour", "green"]).filter(|told| told == "OK")
+            });
+            self.written = true;
+        }
+        eventually("its data is read", || {
+            self.lab.redis(&self.service, &["GET", "colour"]).filter(|told| told == "green")
+        });
+    }
+
+    /// What holds after each of them.
+    fn settles(self) {
+        let (looks, two) = self.watch.found();
+        assert!(looks > 0 && two.is_empty(), "two engines had the volume's files open: {two:?}");
+        for name in &self.made {
+            // One that was refused before it was made is not there.
+            self.docker(&["rm", "--force", name]);
+        }
+        self.docker(&["volume", "rm", "@-0"]);
+        expect(&self.lab.cli(&["delete", &self.service, "--wait"]), 0);
+        eventually("nothing is left of it", || {
+            let left = !self.lab.processes(&self.service).is_empty()
+                || !self.lab.docker.mounts_below("/run/steadfast").is_empty();
+            (!left).then_some(())
+        });
+        assert_eq!(self.lab.docker(&["volume", "ls", "--quiet"]), "");
+    }
+}
+
+/// Starts a program on the machine; what it prints is kept.
+fn begin(lab: &Lab, mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    lab.machine().run(async move { command.spawn().unwrap() })
+}
+
+fn refused(output: &Output, named: &str) {
+    assert!(!output.status.success() && err(output).contains(named), "{named}: {output:?}");
+}
+
+fn is_chosen(name: &str) -> bool {
+    let only = std::env::var("STEADFAST_SCENARIO").unwrap_or_default();
+    only.split('|').any(|text| name.contains(text))
+}
+
+fn create(lab: &Lab, service: &str) {
+    expect(&lab.cli(&["create", service, "--blueprint", "redis", "--replicas", "1"]), 0);
+    // What was asked for comes about a moment later: until then there is no such member to mount.
+    eventually("the member is there", || lab.has_member(service));
+}
+
+#[test]
+fn whatever_users_and_crashes_make_of_docker_one_container_has_a_member() {
+    let test = "whatever_users_and_crashes_make_of_docker_one_container_has_a_member";
+    if !may_make_networks(test) || !has_redis(test) || !has_docker(test) {
+        return;
+    }
+    let chosen: Vec<_> = ROWS.iter().filter(|(name, _)| is_chosen(name)).collect();
+    if chosen.is_empty() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.up();
+    for (at, (name, acts)) in chosen.into_iter().enumerate() {
+        let begun = Instant::now();
+        println!("{name}");
+        let service = format!("row{at}");
+        create(&lab, &service);
+        let watch = Watch::over(lab.folder.path().join("data/volumes"));
+        let mut row = Row {
+            lab: &mut lab,
+            service,
+            made: Vec::new(),
+            asked: None,
+            said: [0; 2],
+            written: false,
+            watch,
+        };
+        for act in *acts {
+            println!("  {:>5.1} s  {act:?}", begun.elapsed().as_secs_f64());
+            row.act(*act);
+        }
+        row.settles();
+        println!("  {:>5.1} s  settled", begun.elapsed().as_secs_f64());
+    }
+}
+
+/// How many members there are: one that cannot be mounted, and fifty that are.
+const MANY: usize = 51;
+
+#[test]
+fn fifty_members_of_a_node_are_mounted_at_once_and_one_that_cannot_be_holds_up_no_other() {
+    let test = "fifty_members_of_a_node_are_mounted_at_once_and_one_that_cannot_be_holds_up_no_other";
+    if !is_chosen("fifty") || !may_make_networks(test) || !has_redis(test) || !has_docker(test) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.up();
+    let service = |at: usize| format!("many{at}");
+    // Somebody else has its volume locked: its claim does not come to an end, and nothing is offered.
+    create(&lab, &service(0));
+    expect(&lab.cli(&["stop", &service(0), "--wait"]), 0);
+    let volumes = fs::read_dir(lab.folder.path().join("data/volumes")).unwrap().flatten();
+    let volume = volumes.into_iter().find(|entry| entry.path().join("volume.json").exists()).unwrap();
+    let held = Lock::try_exclusive(&volume.path().join("lock")).unwrap().expect("nobody has it");
+    expect(&lab.cli(&["start", &service(0)]), 0);
+    eventually("its claim is held up", || {
+        let blocked = lab.view(&service(0))?["members"][0]["blocked"].to_string();
+        blocked.contains("VolumeBusy").then(|| println!("{blocked}"))
+    });
+    (1..MANY).for_each(|at| create(&lab, &service(at)));
+    // What is measured is the mounting, not the making of fifty databases.
+    (1..MANY).for_each(|at| {
+        eventually("its data is made", || {
+            (lab.view(&service(at))?["members"][0]["phase"] == "Prepared").then_some(())
+        });
+    });
+    let begun = Instant::now();
+    let asked: Vec<Child> =
+        (0..MANY).map(|at| begin(&lab, lab.run_member(&service(at), &service(at)))).collect();
+    let ended: Vec<Output> = asked.into_iter().map(|asked| asked.wait_with_output().unwrap()).collect();
+    let took = begun.elapsed();
+    for (at, output) in ended.iter().enumerate() {
+        assert_eq!(output.status.success(), at > 0, "{output:?}");
+    }
+    refused(&ended[0], "VolumeBusy");
+    let log = lab.log();
+    let mut waited: Vec<u64> = log.lines().filter_map(waited_ms).collect();
+    waited.sort_unstable();
+    assert_eq!(waited.len(), MANY - 1);
+    let (median, last) = (waited[waited.len() / 2], waited[waited.len() - 1]);
+    let p99 = waited[(waited.len() * 99).div_ceil(100) - 1];
+    println!(
+        "{} members mounted at once, ms from Mount to its answer: p50 {median}, p99 {p99}, maximum {last}",
+        waited.len()
+    );
+    println!(
+        "all containers of {MANY} `docker run` at once, the last one's refusal included: {:.1} s",
+        took.as_secs_f64()
+    );
+    (1..MANY).for_each(|at| eventually("it serves", || lab.healthy(&service(at))));
+
+    // It was not harmed by the wait.
+    drop(held);
+    lab.docker(&["rm", "--force", &service(0)]);
+    let output = begin(&lab, lab.run_member(&service(0), &service(0))).wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    eventually("it serves", || lab.healthy(&service(0)));
+}
+
+/// For how long a container has waited for its volume, if this line of the log says so.
+fn waited_ms(line: &str) -> Option<u64> {
+    let line = line.contains("a container has its volume").then_some(line)?;
+    line.split("waited_ms=").nth(1)?.split_whitespace().next()?.parse().ok()
+}
