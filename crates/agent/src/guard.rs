@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use nix::unistd::Pid;
 
 pub(crate) use control::short_path;
-pub(crate) use locks::sign;
+pub(crate) use locks::{sign, signed};
 pub use log::CURRENT;
 pub(crate) use protocol::deadline_ms;
 pub use protocol::{

@@ -50,6 +50,8 @@ pub struct VolumeFacts {
     pub identity: Option<Identity>,
     /// Whether the part for the engine's data is empty.
     pub empty: bool,
+    /// The highest epoch under which it was opened; none: it never was.
+    pub epoch: Option<Epoch>,
 }
 
 /// A volume as it lies on this node.

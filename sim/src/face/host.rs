@@ -197,6 +197,7 @@ impl NodeHost for SimHost {
                 Some(found) => Ok(VolumeFacts {
                     identity: found.disk.identity.clone(),
                     empty: found.disk.history.is_none(),
+                    epoch: Some(found.disk.epoch),
                 }),
                 None => Err((Reason::IoError, "it is not there".to_owned())),
             })

@@ -12,6 +12,7 @@ use steadfast_core::ids::MemberName;
 use steadfast_core::metadata::{Hint, Key};
 use steadfast_core::orchestrator::Assignment;
 use steadfast_core::planted::{self, Planted};
+use steadfast_core::volume::VolumeStatus;
 
 use super::{AgentParts, Inbox, Node};
 use crate::sync::lock;
@@ -113,6 +114,28 @@ impl Node {
                 news.services.contains(inbox.service.as_str()) || news.members.contains(member.as_str());
             if news.everything || told {
                 inbox.tell(|told| told.stale = true);
+            }
+        }
+        if news.unreleased { self.find_unrecorded().await } else { Ok(()) }
+    }
+
+    /// Finds members that, by their records, this node has not held, and volumes of which are attached to it: the records
+    /// were put back to an older backup, and nobody else can give back what this node has.
+    async fn find_unrecorded(self: &Arc<Self>) -> Result<()> {
+        let AgentParts { store, config, backends, .. } = &self.parts;
+        let here = |status: &VolumeStatus| status.attachment.holder() == Some(&config.node);
+        let volumes = backends.volumes.list(store.cluster()).await?;
+        let attached: BTreeSet<_> =
+            volumes.into_iter().filter(here).map(|status| status.spec.member).collect();
+        if attached.is_empty() {
+            return Ok(());
+        }
+        for found in store.all_members().await? {
+            let member = &found.body;
+            // What has a task is looked at by it.
+            let has_task = lock(&self.tasks).contains_key(&member.name);
+            if !has_task && attached.contains(&member.id) && member.placed_on.as_ref() != Some(&config.node) {
+                self.task(&member.name, &member.service).update(None);
             }
         }
         Ok(())

@@ -67,24 +67,23 @@ impl Held {
 /// Puts `epoch` on a volume whose lock is held; refuses if it bears a higher one.
 pub(crate) fn sign(volume: &GuardedVolume, epoch: Epoch) -> Result<(), Ending> {
     let path = &volume.epoch;
-    let found = match fs::read_to_string(path) {
-        Ok(text) => match text.trim().parse() {
-            Ok(number) => Some(Epoch(number)),
-            Err(_) => {
-                return Err(Ending::NotStarted {
-                    reason: Reason::VolumeCorrupt,
-                    message: format!("{} does not hold a number", path.display()),
-                });
-            }
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(not_started("read", path, &error)),
-    };
-    match found {
+    match signed(path).map_err(|(reason, message)| Ending::NotStarted { reason, message })? {
         Some(found) if found > epoch => Err(Ending::EpochStale { found }),
         Some(found) if found == epoch => Ok(()),
         Some(_) | None => super::write_durably(path, format!("{epoch}\n").as_bytes())
             .map_err(|error| not_started("write", path, &error)),
+    }
+}
+
+/// The epoch that a volume bears, in the file at `path`.
+pub(crate) fn signed(path: &Path) -> Result<Option<Epoch>, (Reason, String)> {
+    match fs::read_to_string(path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(number) => Ok(Some(Epoch(number))),
+            Err(_) => Err((Reason::VolumeCorrupt, format!("{} does not hold a number", path.display()))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err((reason_of(&error), format!("cannot read {}: {error}", path.display()))),
     }
 }
 

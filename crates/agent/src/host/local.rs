@@ -20,6 +20,7 @@ use super::apart::Apart;
 use super::{MountedVolume, NodeHost, Outcome, PrepareJob, Starter, VolumeFacts};
 use crate::containers::MemberMounts;
 use crate::disk;
+use crate::guard::signed;
 use crate::prepare::{self, Answer};
 use crate::seams::EngineSource;
 
@@ -144,7 +145,8 @@ fn facts(volume: &MountedVolume) -> Result<VolumeFacts, (Reason, String)> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
         Err(error) => return Err(failure(&data, &error)),
     };
-    Ok(VolumeFacts { identity, empty })
+    let epoch = signed(&volume.guarded().epoch)?;
+    Ok(VolumeFacts { identity, empty, epoch })
 }
 
 /// Whether there is nothing in a folder but what the file system itself puts there. What cannot be read is not empty.

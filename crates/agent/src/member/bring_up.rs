@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use steadfast_core::engine::{EngineContext, Peer, WantedRole};
 use steadfast_core::error::{Error, ErrorKind, Result};
-use steadfast_core::ids::{Generation, VolumeName};
+use steadfast_core::ids::{Epoch, Generation, VolumeName};
 use steadfast_core::model::{Member, MemberPhase, Reason, Role};
 use steadfast_core::workflow::claim::ClaimProgress;
 
@@ -51,6 +51,7 @@ pub(super) struct Setting {
     pub(super) volumes: Vec<MountedVolume>,
 }
 
+const CLAIMED_ELSEWHERE: &str = "the member was claimed by somebody else";
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
 const LOGS_KEPT: u32 = 4;
 
@@ -241,7 +242,7 @@ impl MemberTask {
     }
 
     /// What is to be done to the data; nothing is touched yet.
-    async fn job(&self, known: &Known, setting: &Setting) -> Result<PrepareJob, Held> {
+    async fn job(&mut self, known: &Known, setting: &Setting) -> Result<PrepareJob, Held> {
         let parts = self.parts();
         let mut found: Vec<(MountedVolume, VolumeFacts)> = Vec::new();
         for volume in &setting.volumes {
@@ -265,6 +266,7 @@ impl MemberTask {
             DataStep::Keep => None,
             DataStep::Make(first) => Some(first),
             DataStep::Wait(reason, message) => return Err(held(reason, message)),
+            DataStep::RaiseEpochAbove(epoch) => return Err(self.raise_epoch_above(known, epoch).await?),
             DataStep::Refuse(reason, message) => return Err(Held { reason, message, again: Again::Refused }),
         };
         let wanted = if known.is_led_by_us() {
@@ -283,6 +285,16 @@ impl MemberTask {
             first,
             wanted,
         })
+    }
+
+    /// The volumes are ours, and bear an epoch of which the records do not know: the next pass is under a higher one.
+    async fn raise_epoch_above(&mut self, known: &Known, found: Epoch) -> Result<Held, Held> {
+        let (claimant, member) = (&self.node.claimant, &known.member);
+        let raised = claimant.raise_epoch_above(&member.service, &self.name, member.epoch, found).await?;
+        self.stale = true;
+        let why =
+            if raised { "it goes on under an epoch above that of its volume" } else { CLAIMED_ELSEWHERE };
+        Ok(held(Reason::EpochStale, why))
     }
 
     /// The leader, if its agent says that it serves. Asked only by members that need it.
@@ -335,7 +347,7 @@ impl MemberTask {
             let version = &outcome.engine_version;
             if !claimant.record_initialised(service, &self.name, epoch, version).await? {
                 self.stale = true;
-                return Err(held(Reason::EpochStale, "the member was claimed by somebody else"));
+                return Err(held(Reason::EpochStale, CLAIMED_ELSEWHERE));
             }
             self.stale = true;
         }

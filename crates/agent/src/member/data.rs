@@ -1,7 +1,7 @@
 //! Whether a member's data is what it must be, and whether its first data is to be made: decided purely.
 
 use steadfast_core::engine::{Peer, WantedRole};
-use steadfast_core::ids::{MemberName, Ordinal};
+use steadfast_core::ids::{Epoch, MemberName, Ordinal};
 use steadfast_core::model::{Group, Leadership, Member, Reason, RolePhase, RoleState, Topology};
 use steadfast_core::planted::{self, Planted};
 
@@ -35,6 +35,8 @@ pub(super) enum DataStep {
     Make(FirstData),
     /// It is to be made, but not yet.
     Wait(Reason, String),
+    /// It has been opened under this epoch, of which the records do not know: they are of before that.
+    RaiseEpochAbove(Epoch),
     /// It is not what it must be: nothing is done to it.
     Refuse(Reason, String),
 }
@@ -45,6 +47,10 @@ pub(super) fn decide(view: &DataView<'_>) -> DataStep {
         if let Some(refusal) = foreign(view, volume, facts) {
             return refusal;
         }
+    }
+    let newest = view.volumes.iter().filter_map(|(_, facts)| facts.epoch).max();
+    if let Some(epoch) = newest.filter(|epoch| *epoch > view.member.epoch) {
+        return DataStep::RaiseEpochAbove(epoch);
     }
     let made = |facts: &VolumeFacts| facts.identity.as_ref().is_some_and(|identity| identity.initialised);
     let all_made = view.volumes.iter().all(|(_, facts)| made(facts));

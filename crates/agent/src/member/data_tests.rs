@@ -48,7 +48,7 @@ fn facts(owner: Option<(&str, bool)>, empty: bool) -> Vec<(MountedVolume, Volume
         initialised,
     });
     let volume = MountedVolume::new("data".parse().unwrap(), "/volume".into(), None);
-    vec![(volume, VolumeFacts { identity, empty })]
+    vec![(volume, VolumeFacts { identity, empty, epoch: None })]
 }
 
 fn role(phase: RolePhase, leader: Option<&str>) -> RoleState {
@@ -82,7 +82,7 @@ fn view<'a>(
 fn refused(step: &DataStep) -> Option<Reason> {
     match step {
         DataStep::Refuse(reason, _) => Some(reason.clone()),
-        DataStep::Keep | DataStep::Make(_) | DataStep::Wait(..) => None,
+        DataStep::Keep | DataStep::Make(_) | DataStep::Wait(..) | DataStep::RaiseEpochAbove(_) => None,
     }
 }
 
@@ -187,4 +187,29 @@ fn only_members_that_count_confirm_writes() {
     };
     assert_eq!([None, Some(Admitting)].map(confirming), [2, 2]);
     assert_eq!([Learning, Leaving, Removing].map(Some).map(confirming), [1, 1, 1]);
+}
+
+/// The records were put back to an older backup, and the volume has been opened since.
+#[test]
+fn an_epoch_of_the_volume_that_the_records_do_not_know_is_raised_above_and_only_on_a_volume_of_its_own() {
+    let found = |owner, epoch| {
+        let mut found = facts(Some((owner, true)), false);
+        found[0].1.epoch = Some(Epoch(epoch));
+        found
+    };
+    let (member, role) = (member("orders-0", true), role(RolePhase::Led, Some("orders-0")));
+    let step = |volumes: &[(MountedVolume, VolumeFacts)]| {
+        decide(&DataView {
+            member: &member,
+            volumes,
+            leadership: Leadership::Steadfast,
+            topology: Topology::PrimaryReplicas,
+            bootstrapped: true,
+            role: Some(&role),
+            serving_leader: None,
+        })
+    };
+    assert_eq!(step(&found("m1", 1)), DataStep::Keep);
+    assert_eq!(step(&found("m1", 3)), DataStep::RaiseEpochAbove(Epoch(3)));
+    assert!(matches!(step(&found("m2", 3)), DataStep::Refuse(Reason::VolumeForeign, _)));
 }

@@ -94,7 +94,21 @@ impl MemberTask {
         let (guards, host) = (Arc::clone(&self.parts().guards), Arc::clone(&self.parts().host));
         if let Err(blocked) = host.unmount(&self.name).await {
             self.status.blocked = Some(blocked);
-        } else if let Err(error) = guards.forget(&self.name).await {
+            return Some(self.parts().config.timers.look);
+        }
+        // By the records there is nothing to be given back. They may be older than its claim.
+        match self.node.claimant.release(&self.inbox.service, &self.name).await {
+            Ok(ClaimProgress::Prepared(_) | ClaimProgress::Lost(..)) => {}
+            Ok(ClaimProgress::Waiting(reason, message)) => {
+                self.status.blocked = Some((reason, message));
+                return Some(self.growing_pause());
+            }
+            Err(error) => {
+                self.block_on(&error);
+                return Some(self.growing_pause());
+            }
+        }
+        if let Err(error) = guards.forget(&self.name).await {
             self.block_on(&error);
         } else {
             return None;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use Act::{
-    Accept, Activate, BackUp, Continue, Cut, Deafen, Drain, Everything, GoesOn, Heal, HealBothWays,
-    KillAgent, KillContainer, KillDocker, KillEngine, KillEtcd, Moves, Mute, OwnerChanges, PutBack, Refused,
-    Reimage, Restarts, Serves, StartAgent, StartDocker, StartEtcd, Stop, Why, WhyAtLast,
+    Accept, Activate, BackUp, ConfirmDead, Continue, Cut, Deafen, Drain, Everything, GoesOn, Heal,
+    HealBothWays, KillAgent, KillContainer, KillDocker, KillEngine, KillEtcd, KillNode, Moves, Mute,
+    NobodyServes, OwnerChanges, PutBack, Refused, Reimage, Restarts, Serves, StartAgent, StartDocker,
+    StartEtcd, Stop, Why, WhyAtLast,
 };
 use Whose::{EtcdLeaders, Members, MembersNow, Owners, Same, SwarmLeaders};
 
@@ -64,6 +65,12 @@ pub(crate) enum Act {
     BackUp,
     /// etcd is put back to it.
     PutBack,
+    /// Everything of a machine but its server and its etcd.
+    KillNode(Whose),
+    /// An operator says that it is off.
+    ConfirmDead(Whose),
+    /// No engine of it runs anywhere.
+    NobodyServes,
     /// Every server refuses to go on with it, and says why.
     Refused,
     /// The servers are told to go on with it.
@@ -138,10 +145,32 @@ pub(crate) const SCENARIOS: &[(&str, &[Act])] = &[
 ];
 
 /// All of etcd is put back to a backup that is a move old, and the servers are told to go on with it. The member's record
-/// is of the node that it was on before: the volume says whose it is, and is not taken from there on such a word.
+/// is of the node that it was on before, and the volume is another's: that node gives it back, and the member goes on under
+/// an epoch above the one that the volume bears.
 pub(crate) const OLDER: (&str, &[Act]) = (
     "etcd put back from an older backup",
-    &[BackUp, Cut(Members), Moves, Heal(Members), PutBack, Refused, Accept, WhyAtLast("VolumeBusy")],
+    &[BackUp, Cut(Members), Moves, Heal(Members), PutBack, Refused, Accept, Serves, WhyAtLast("EpochStale")],
+);
+
+/// The same, and the node that the records do not know to have held it is dead: nothing says so but a person.
+pub(crate) const OLDER_AND_DEAD: (&str, &[Act]) = (
+    "etcd put back from an older backup, and the node of the volume dead",
+    &[
+        BackUp,
+        Cut(Members),
+        Moves,
+        Heal(Members),
+        KillNode(MembersNow),
+        PutBack,
+        Refused,
+        Accept,
+        // Off: its kernel would go on to answer for the address.
+        Cut(MembersNow),
+        WhyAtLast("VolumeBusy"),
+        NobodyServes,
+        ConfirmDead(MembersNow),
+        Serves,
+    ],
 );
 
 /// Whether a scenario of this name shall be run.

@@ -30,7 +30,7 @@ impl Control {
         let blocked = member.status.as_ref().and_then(|status| status.blocked.clone());
         if let Some((reason, message)) = &blocked {
             lines.push(WhyLine { reason: Some(reason.clone()), text: message.clone() });
-            next_action = next_action.or_else(|| Some(remedy(reason, name)));
+            next_action = next_action.or_else(|| Some(remedy(reason, message, name)));
         }
         for wait in waits.iter().filter(|wait| wait.message.contains(name.as_str()) || blocked.is_none()) {
             lines.push(WhyLine { reason: Some(wait.reason.clone()), text: wait.message.clone() });
@@ -104,9 +104,17 @@ fn node_lines(facts: &Facts, member: &MemberFacts) -> Vec<WhyLine> {
     lines
 }
 
+const CONFIRM_DEAD: &str = "steadfast node confirm-dead ";
+
 /// The command that resolves what a person must resolve, or shows more of what resolves itself.
-fn remedy(reason: &Reason, name: &MemberName) -> String {
+fn remedy(reason: &Reason, message: &str, name: &MemberName) -> String {
     match reason {
+        // It says itself which.
+        Reason::VolumeBusy | Reason::AddressHeldElsewhere
+            if let Some((_, node)) = message.rsplit_once(CONFIRM_DEAD) =>
+        {
+            format!("{CONFIRM_DEAD}{node}")
+        }
         Reason::EngineMissing => "install the engine on the node, or add a node that has it".to_owned(),
         Reason::DiskFull => {
             "free space on the volume's file system; the engine starts again by itself".to_owned()

@@ -15,6 +15,7 @@
 
 mod decide;
 mod evidence;
+mod release;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -24,8 +25,8 @@ pub use decide::{ClaimView, Step, VolumeView, next};
 pub use evidence::{HolderState, evidence_for};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Incarnation, MemberName, NodeName, ServiceName, VolumeId};
-use crate::ip::{AddressOutcome, IpProvider};
+use crate::ids::{Epoch, Incarnation, MemberName, NodeName, ServiceName};
+use crate::ip::{AddressOutcome, AddressStatus, IpProvider};
 use crate::metadata::{Versioned, WriteOutcome};
 use crate::model::{Evidence, Holder, Initialised, Member, MemberPhase, Reason};
 use crate::observed::Observed;
@@ -34,7 +35,7 @@ use crate::planted::{self, Planted};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet, Registry};
 use crate::runtime::Environment;
 use crate::store::Store;
-use crate::volume::{self, Attachment, VolumeProvider};
+use crate::volume::VolumeProvider;
 
 /// How far a pass of a claim, or of its release, has come.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,62 +152,6 @@ impl Claimant {
         }
     }
 
-    /// Gives back what this node holds of `member`. The caller has seen that the whole engine tree is gone from
-    /// this node, which makes it evidence `Released`.
-    ///
-    /// # Errors
-    /// What a backend says. Calling again is always right.
-    pub async fn release(&self, service: &ServiceName, member: &MemberName) -> Result<ClaimProgress> {
-        loop {
-            let Some(found) = self.store.member(service, member).await? else {
-                return Ok(ClaimProgress::Lost(
-                    Reason::EpochStale,
-                    format!("{member} does not exist any more"),
-                ));
-            };
-            let body = &found.body;
-            let ours = |holder: &Holder| holder.node == self.node;
-            if !body.unreleased.iter().any(ours) {
-                return Ok(ClaimProgress::Prepared(Box::new(found)));
-            }
-            // Volumes and address first: once we are off the list, the next claimant does not ask us.
-            for id in body.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
-                if !planted::is(Planted::ReleaseWithoutDetach) && !self.has_given_back(id).await? {
-                    return Ok(ClaimProgress::Waiting(
-                        Reason::VolumeDetaching,
-                        format!("{id} is still in use on {}", self.node),
-                    ));
-                }
-            }
-            if let Some(binding) = &body.address {
-                // Somebody else holding it already is as good as our having given it back.
-                let _given_back: AddressOutcome = self.ips.unassign(binding.address, &self.node).await?;
-            }
-            let change = |body: &mut Member| {
-                body.unreleased.retain(|holder| holder.node != self.node);
-                let is_holder = body.holder.as_ref().is_some_and(|holder| holder.node == self.node);
-                if is_holder && body.phase != MemberPhase::Removed {
-                    set_phase(body, MemberPhase::Stopped, self.env.clock().wall());
-                }
-            };
-            if let Some(after) = self.change(&found, change).await? {
-                return Ok(ClaimProgress::Prepared(Box::new(after)));
-            }
-        }
-    }
-
-    /// Gives a volume back, and says whether it is. What is on its way is waited for, and not asked for again.
-    async fn has_given_back(&self, id: &VolumeId) -> Result<bool> {
-        let mut status = self.volumes.describe(id).await?;
-        let leaves =
-            |attachment: &Attachment| matches!(attachment, Attachment::Detaching(from) if *from == self.node);
-        if !status.as_ref().is_some_and(|status| leaves(&status.attachment)) {
-            volume::give_back(&*self.volumes, id, &self.node).await?;
-            status = self.volumes.describe(id).await?;
-        }
-        Ok(status.is_none_or(|status| status.attachment.holder() != Some(&self.node)))
-    }
-
     /// Records that `member`, held under `epoch`, has come to `phase`. `false`: the epoch is no longer ours.
     ///
     /// # Errors
@@ -224,6 +169,35 @@ impl Claimant {
             if let Some((reason, message)) = event.clone() {
                 push_event(body, now, reason, message);
             }
+        })
+        .await
+    }
+
+    /// Raises the epoch of `member` above one that its volume bears: the volume is ours, and has been opened under an epoch
+    /// that the records no longer know, since they were put back to an older backup. `false`: the epoch is no longer
+    /// ours.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn raise_epoch_above(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+        epoch: Epoch,
+        found: Epoch,
+    ) -> Result<bool> {
+        self.record(service, member, epoch, |body, now| {
+            let raised = found.max(body.epoch).next();
+            let ours = |holder: &&mut Holder| holder.node == self.node && holder.epoch == epoch;
+            body.holder
+                .iter_mut()
+                .chain(&mut body.unreleased)
+                .filter(ours)
+                .for_each(|holder| holder.epoch = raised);
+            body.epoch = raised;
+            let text =
+                format!("the volume has been opened under epoch {found}: the records are of before that");
+            push_event(body, now, Reason::EpochStale, text);
         })
         .await
     }
@@ -289,7 +263,9 @@ impl Claimant {
             None => Observed::Absent,
         };
         let name = self.registry.resolve(&host, RecordKind::Addresses).await?;
+        let confirmed_dead = self.confirmed_dead(self.strangers(member, &others, &volumes, &address)).await?;
         Ok(ClaimView {
+            confirmed_dead,
             member: Arc::clone(member),
             node: self.node.clone(),
             incarnation: self.incarnation.clone(),
@@ -327,6 +303,45 @@ impl Claimant {
             }
         }
         Ok(found)
+    }
+
+    /// Those of these nodes that an operator has confirmed dead.
+    async fn confirmed_dead(&self, nodes: BTreeSet<NodeName>) -> Result<BTreeSet<NodeName>> {
+        let mut dead = BTreeSet::new();
+        for node in nodes {
+            let Some(record) = self.store.node_record(&node).await? else { continue };
+            let life = &record.body.incarnation;
+            // A life of which only its status tells is not what was spoken of: its agent runs.
+            let status = self.store.node_status(&node).await?;
+            let known = status.is_none_or(|status| &status.body.incarnation == life);
+            if known && record.body.confirmed_dead.as_ref() == Some(life) {
+                dead.insert(node);
+            }
+        }
+        Ok(dead)
+    }
+
+    /// The nodes, besides the claimant's own, that hold something of a member which by its record they have never held.
+    fn strangers(
+        &self,
+        member: &Member,
+        others: &[Holder],
+        volumes: &[VolumeView],
+        address: &Observed<AddressStatus>,
+    ) -> BTreeSet<NodeName> {
+        let held = volumes.iter().filter_map(|volume| match &volume.status {
+            Observed::Present(status) => Some((status.attachment.holder()?, volume.last_holder.as_ref())),
+            Observed::Absent | Observed::Unknown => None,
+        });
+        let last_holder = member.address.as_ref().and_then(|binding| binding.last_holder.as_ref());
+        let address = match address {
+            Observed::Present(status) => status.holder.as_ref().map(|holder| (holder, last_holder)),
+            Observed::Absent | Observed::Unknown => None,
+        };
+        let strange = |(holder, last): &(&NodeName, Option<&NodeName>)| {
+            **holder != self.node && !decide::is_recorded(*last, others, holder)
+        };
+        held.chain(address).filter(strange).map(|(holder, _)| holder.clone()).collect()
     }
 
     async fn accepts_lease(&self, member: &Member) -> Result<bool> {

@@ -221,10 +221,7 @@ impl WorldNode {
                 status.blocked = Some((reason, message));
                 return Ok(Some(status));
             }
-            ClaimProgress::Lost(..) => {
-                self.end(member);
-                return Ok(None);
-            }
+            ClaimProgress::Lost(..) => return self.stop(service, name).await,
         };
         if self.broken.contains(name) || self.refuses.contains(&(name.clone(), claimed.revision)) {
             self.end(&claimed);

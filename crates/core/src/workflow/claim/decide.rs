@@ -1,6 +1,6 @@
 //! The next step of a claim, as a pure function of what was read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -49,6 +49,9 @@ pub struct ClaimView {
     pub host: DomainName,
     /// What that name holds.
     pub name: Option<RecordSet>,
+    /// The nodes that hold something of the member, are not recorded to have held it, and are confirmed dead by an
+    /// operator.
+    pub confirmed_dead: BTreeSet<NodeName>,
 }
 
 /// The next step.
@@ -198,16 +201,29 @@ fn next_for_volume(view: &ClaimView, volume: &VolumeView) -> Option<Step> {
             if has_held(view, volume.last_holder.as_ref(), holder) {
                 Some(Step::Detach { volume: id.clone(), from: holder.clone() })
             } else {
-                wait(Reason::VolumeBusy, format!("is attached to {holder}, which never held this member"))
+                wait(Reason::VolumeBusy, format!("is attached to {}", stranger_text(holder)))
             }
         }
     }
 }
 
-/// Whether `holder` is recorded to have held what is to be taken from it. Anybody else is not ours to disturb.
-/// A claimant that died between taking and recording is among the unreleased.
+/// Whether `holder` is recorded to have held what is to be taken from it. A claimant that died between taking and
+/// recording is among the unreleased. Anybody else is not ours to disturb but on an operator's word: the records may be
+/// older than what it did. Its silence counts for nothing, as they do not say which of its lives that was.
 fn has_held(view: &ClaimView, last_holder: Option<&NodeName>, holder: &NodeName) -> bool {
-    last_holder == Some(holder) || view.others.iter().any(|other| &other.node == holder)
+    is_recorded(last_holder, &view.others, holder) || view.confirmed_dead.contains(holder)
+}
+
+/// Whether the records say that `holder` has held something of the member.
+pub(super) fn is_recorded(last_holder: Option<&NodeName>, others: &[Holder], holder: &NodeName) -> bool {
+    last_holder == Some(holder) || others.iter().any(|other| &other.node == holder)
+}
+
+fn stranger_text(holder: &NodeName) -> String {
+    format!(
+        "{holder}, which never held this member as far as the records know; its agent gives that back when it runs; if \
+         you know that it is off: steadfast node confirm-dead {holder}"
+    )
 }
 
 fn next_for_address(view: &ClaimView) -> Option<Step> {
@@ -221,7 +237,7 @@ fn next_for_address(view: &ClaimView) -> Option<Step> {
         Observed::Present(status) if status.holder.as_ref() == Some(&view.node) => {}
         Observed::Present(status) => match &status.holder {
             Some(holder) if !has_held(view, binding.last_holder.as_ref(), holder) => {
-                return wait(format!("is held by {holder}, which never held this member"));
+                return wait(format!("is held by {}", stranger_text(holder)));
             }
             from => return Some(Step::TakeAddress { address, from: from.clone() }),
         },
