@@ -17,6 +17,7 @@ pub mod guards;
 pub mod postgresql;
 pub mod process;
 pub mod redis;
+pub mod redis_cluster;
 pub mod scenarios;
 pub mod writer;
 pub mod zookeeper;

@@ -108,6 +108,8 @@ pub(crate) struct MemberTask {
     inbox: Arc<Inbox>,
     told: Told,
     stale: bool,
+    /// Whether it has begun to claim the member, and has given nothing back since.
+    in_doubt: bool,
     records: Records,
     live: Option<Live>,
     status: MemberStatus,
@@ -138,6 +140,7 @@ impl MemberTask {
             inbox,
             told: Told::default(),
             stale: true,
+            in_doubt: false,
             records: Records::Unknown,
             live: None,
             status: MemberStatus {

@@ -145,6 +145,7 @@ impl MemberTask {
 
     async fn claim(&mut self) -> Result<(), Held> {
         self.status.phase = MemberPhase::Claiming;
+        self.in_doubt = true;
         match self.node.claimant.advance(&self.inbox.service, &self.name).await? {
             ClaimProgress::Prepared(member) => {
                 if let Records::Known(known) = &mut self.records {

@@ -96,8 +96,9 @@ impl MemberTask {
             self.status.blocked = Some(blocked);
             return Some(self.parts().config.timers.look);
         }
-        // By the records there is nothing to be given back. They may be older than its claim.
-        match self.node.claimant.release(&self.inbox.service, &self.name).await {
+        // By the records there is nothing to be given back. They may be older than its claim, or it was taken back by others
+        // while this node stood still in the middle of it.
+        match self.node.claimant.release(&self.inbox.service, &self.name, self.in_doubt).await {
             Ok(ClaimProgress::Prepared(_) | ClaimProgress::Lost(..)) => {}
             Ok(ClaimProgress::Waiting(reason, message)) => {
                 self.status.blocked = Some((reason, message));
@@ -127,8 +128,9 @@ impl MemberTask {
             self.status.blocked = Some(blocked);
             return self.growing_pause();
         }
-        match self.node.claimant.release(&self.inbox.service, &self.name).await {
+        match self.node.claimant.release(&self.inbox.service, &self.name, self.in_doubt).await {
             Ok(ClaimProgress::Prepared(member)) => {
+                self.in_doubt = false;
                 if let Records::Known(known) = &mut self.records {
                     Arc::make_mut(known).member = member.body;
                 }

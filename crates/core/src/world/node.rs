@@ -331,7 +331,7 @@ impl WorldNode {
         if let Some(found) = self.store.member(service, name).await? {
             self.end(&found.body);
             // Waiting and lost are both seen again in the next step.
-            let _progress: ClaimProgress = self.claimant().release(service, name).await?;
+            let _progress: ClaimProgress = self.claimant().release(service, name, false).await?;
         } else {
             self.quorums.part(name);
             self.engines.remove(name);

@@ -13,11 +13,17 @@ use crate::volume::{self, Attachment};
 
 impl Claimant {
     /// Gives back what this node holds of `member`. The caller has seen that the whole engine tree is gone from
-    /// this node, which makes it evidence `Released`.
+    /// this node, which makes it evidence `Released`. `in_doubt`: this process has begun to claim the member and never gave
+    /// it back, so that something may be on its way here that nobody can see yet.
     ///
     /// # Errors
     /// What a backend says. Calling again is always right.
-    pub async fn release(&self, service: &ServiceName, member: &MemberName) -> Result<ClaimProgress> {
+    pub async fn release(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+        in_doubt: bool,
+    ) -> Result<ClaimProgress> {
         loop {
             let Some(found) = self.store.member(service, member).await? else {
                 return Ok(ClaimProgress::Lost(
@@ -28,7 +34,7 @@ impl Claimant {
             let body = &found.body;
             let ours = |holder: &Holder| holder.node == self.node;
             if !body.unreleased.iter().any(ours) {
-                return self.give_back_unrecorded(found).await;
+                return self.give_back_unrecorded(found, in_doubt).await;
             }
             // Volumes and address first: once we are off the list, the next claimant does not ask us.
             for id in body.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
@@ -57,20 +63,25 @@ impl Claimant {
     }
 
     /// Gives back what this node has of a member that, by its record, it does not hold: the records are of an older backup
-    /// than its claim. Nobody else can know that nothing of the member runs here any more.
-    async fn give_back_unrecorded(&self, found: Versioned<Arc<Member>>) -> Result<ClaimProgress> {
+    /// than its claim, or it stood still in the middle of one and was proven dead. Nobody else can know that nothing of
+    /// the member runs here any more, or what this node asked for last.
+    async fn give_back_unrecorded(
+        &self,
+        found: Versioned<Arc<Member>>,
+        in_doubt: bool,
+    ) -> Result<ClaimProgress> {
         let member = &found.body;
         for id in member.volumes.iter().filter_map(|binding| binding.id.as_ref()) {
             let status = self.volumes.describe(id).await?;
             let ours = status.is_some_and(|status| status.attachment.holder() == Some(&self.node));
-            if ours && !self.has_given_back(id).await? {
+            if (ours || in_doubt) && !self.has_given_back(id).await? {
                 let message = format!("{id} is still in use on {}", self.node);
                 return Ok(ClaimProgress::Waiting(Reason::VolumeDetaching, message));
             }
         }
         if let Some(binding) = &member.address {
             let status = self.ips.status(binding.address).await?;
-            if status.is_some_and(|status| status.holder.as_ref() == Some(&self.node)) {
+            if in_doubt || status.is_some_and(|status| status.holder.as_ref() == Some(&self.node)) {
                 let _given_back: AddressOutcome = self.ips.unassign(binding.address, &self.node).await?;
             }
         }
