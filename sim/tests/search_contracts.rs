@@ -39,6 +39,7 @@ const NOT_REACHED: &[(&str, &str)] = &[
     ("registry.records", "asked by the binary, not by any workflow"),
     ("guards.kill", "asked only of an engine that ignores its stop signal; simulated engines obey"),
     ("volume.delete", "volumes are kept unless a service file says otherwise; no workflow deletes one yet"),
+    ("volume.begin_grow", "simulated volumes keep the size that they are made with"),
     ("volume.begin_detach", "asked only where something else holds the volume"),
     ("ip.unassign", "addresses are taken over by assigning them with the expected holder"),
 ];

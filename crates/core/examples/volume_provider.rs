@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use steadfast_core::ids::{ClusterName, NodeName, VolumeId};
 use steadfast_core::volume::{
-    Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus,
+    Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
 };
 use steadfast_core::{Error, ErrorKind, Result};
 
@@ -145,6 +145,10 @@ impl VolumeProvider for Shelf {
             Some(holder) if holder != expected => Err(ErrorKind::Stale),
             _ => Ok(Attachment::Free),
         })
+    }
+
+    async fn begin_grow(&self, id: &VolumeId, _size_bytes: u64) -> Result<()> {
+        Err(cannot_grow(self, id))
     }
 
     async fn delete(&self, id: &VolumeId) -> Result<()> {

@@ -153,13 +153,13 @@ mod tests {
             include_str!("conformance/metadata/watch.rs"),
             include_str!("conformance/metadata/model.rs"),
         ];
+        let volume = [include_str!("conformance/volume.rs"), include_str!("conformance/volume/growth.rs")];
         let others = [
             include_str!("conformance/registry.rs"),
-            include_str!("conformance/volume.rs"),
             include_str!("conformance/ip.rs"),
             include_str!("conformance/orchestrator.rs"),
         ];
-        for sources in std::iter::once(&metadata[..]).chain(others.chunks(1)) {
+        for sources in [&metadata[..], &volume].into_iter().chain(others.chunks(1)) {
             let (rules, tests) = rules_and_tests(sources);
             assert!(!rules.is_empty());
             assert_eq!(rules, tests);

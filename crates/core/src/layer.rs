@@ -47,6 +47,8 @@ pub enum Needs {
     ValueBytes(usize),
     /// To keep SRV records.
     ServiceRecords,
+    /// To make a volume larger.
+    Growth,
 }
 
 /// A call of a backend, as layers see it.

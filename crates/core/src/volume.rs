@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{ClusterName, MemberId, MemberName, NodeName, VolumeId, VolumeName, ZoneName};
 
 /// What a volume shall be.
@@ -22,7 +22,7 @@ pub struct VolumeSpec {
     pub member_name: MemberName,
     /// Which of the member's volumes.
     pub name: VolumeName,
-    /// Its size in bytes.
+    /// Its size in bytes: of one that exists, what whoever uses it can use of it.
     pub size_bytes: u64,
     /// The class the cluster's configuration maps to the provider's own kinds.
     pub class: String,
@@ -60,7 +60,7 @@ impl Attachment {
 pub struct VolumeStatus {
     /// The provider's identifier.
     pub id: VolumeId,
-    /// What it was made as.
+    /// What it was made as, with the size that it has now.
     pub spec: VolumeSpec,
     /// Where it is.
     pub attachment: Attachment,
@@ -91,7 +91,7 @@ pub struct VolumeCapabilities {
     pub zonal: bool,
     /// The most volumes one node takes; none: no limit.
     pub attach_limit: Option<u32>,
-    /// Whether a volume can be made larger in use.
+    /// Whether a volume can be made larger in use ([`begin_grow`](VolumeProvider::begin_grow)).
     pub grow: bool,
     /// Whether it makes snapshots.
     pub snapshot: bool,
@@ -109,6 +109,12 @@ pub async fn give_back(volumes: &dyn VolumeProvider, id: &VolumeId, node: &NodeN
         Err(error) if !matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// What a provider answers that makes no volume larger.
+pub fn cannot_grow(provider: &dyn VolumeProvider, id: &VolumeId) -> Error {
+    let message = "CapabilityMissing: it makes no volume larger";
+    Error::new(ErrorKind::Unsupported, provider, "grow", id, message).without_effect()
 }
 
 /// A source of volumes. Calls begin a change and return; what came of it is seen by [`describe`](Self::describe).
@@ -149,6 +155,19 @@ pub trait VolumeProvider: Debug + Display + Send + Sync + 'static {
     ///   either way without effect. A volume that does not exist is `NotFound`.
     /// - The volume stays `Detaching` for as long as `expected` may still write.
     async fn begin_detach(&self, id: &VolumeId, expected: &NodeName) -> Result<()>;
+
+    /// Begins to make a volume larger: one that is in use as well, whose user goes on.
+    ///
+    /// # Behavior
+    /// - As large as that, or larger: success, without effect. A volume never shrinks, and the largest that was asked
+    ///   for is what it comes to.
+    /// - [`describe`](Self::describe) says the new size once all of it can be used, and the old one until then. One
+    ///   that is attached nowhere may keep the old one until it is attached again.
+    /// - What it holds stays, and so does where it is attached.
+    /// - A call may tell how an earlier one has failed that nobody waited for. Calling again tries again.
+    /// - A volume that does not exist is `NotFound`; no room for it is `QuotaExceeded`, and the volume as it was. A
+    ///   provider that does not declare `grow` answers `Unsupported`, without effect: see [`cannot_grow`].
+    async fn begin_grow(&self, id: &VolumeId, size_bytes: u64) -> Result<()>;
 
     /// Deletes a volume and its data.
     ///

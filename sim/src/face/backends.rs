@@ -18,7 +18,7 @@ use steadfast_core::planted::{self, Planted};
 use steadfast_core::registry::{
     DomainName, NameOutcome, RecordKind, RecordSet, Registry, RegistryCapabilities,
 };
-use steadfast_core::volume::{VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus};
+use steadfast_core::volume::{VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow};
 use steadfast_orchestrator_process::{NodeProver, Proof};
 
 use super::RoleOf;
@@ -264,6 +264,12 @@ impl VolumeProvider for SimVolumes {
         let ask = write("volume.begin_detach", &role);
         self.asked("begin_detach", id, Some(&expected));
         self.0.call(ask, move |cloud, now| cloud.begin_detach(now, &own, &expected)).await
+    }
+
+    async fn begin_grow(&self, id: &VolumeId, _size_bytes: u64) -> Result<()> {
+        let (own, role) = (id.clone(), VolumeRole(id));
+        let refusal = cannot_grow(self, &own);
+        self.0.call(write("volume.begin_grow", &role), move |_, _| Err(refusal.clone())).await
     }
 
     async fn delete(&self, id: &VolumeId) -> Result<()> {

@@ -175,7 +175,7 @@ impl VolumeProvider for DirectoryVolumes {
             exclusivity: self.exclusivity,
             zonal: false,
             attach_limit: None,
-            grow: false,
+            grow: true,
             snapshot: false,
         }
     }
@@ -230,6 +230,11 @@ impl VolumeProvider for DirectoryVolumes {
             })
         })
         .await
+    }
+
+    async fn begin_grow(&self, id: &VolumeId, size_bytes: u64) -> Result<()> {
+        let volume = id.clone();
+        self.locked("grow", id, move |root| root.grow(&volume, size_bytes)).await
     }
 
     async fn delete(&self, id: &VolumeId) -> Result<()> {

@@ -14,6 +14,11 @@
 //! NFS 4.2 over these) the copy is made at once; elsewhere it takes as long as reading and writing what the volume
 //! holds, and needs that room. An image that changes while it is copied is not taken over: somebody still writes.
 //!
+//! # Growth
+//! The folder's record says how large a volume shall be, and the image's how large it is. Whoever has it mounted makes up
+//! for the difference, while it is in use; whoever mounts it does so as well. A mounted ext4 grows only where the agent has
+//! `CAP_SYS_RESOURCE`; elsewhere a copy is made larger when it is mounted next.
+//!
 //! Nothing refuses the old writer itself, which goes on as if its volume were whole: so these volumes declare
 //! [`Exclusivity::None`](steadfast_core::volume::Exclusivity::None) if the folder's provider does.
 
@@ -31,7 +36,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::unistd::geteuid;
 use steadfast_core::ids::{ClusterName, NodeName, VolumeId};
-use steadfast_core::volume::{Attachment, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus};
+use steadfast_core::volume::{
+    Attachment, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
+};
 use steadfast_core::{Environment, Error, ErrorKind, Result};
 use steadfast_lock::Lock;
 use tokio::sync::oneshot;
@@ -144,7 +151,9 @@ impl ImageVolumes {
 
     async fn settle_one(&self, here: &Here, id: &VolumeId) -> Result<()> {
         match self.folders.describe(id).await? {
-            Some(status) if status.attachment == Attachment::Attached(here.node.clone()) => Ok(()),
+            Some(status) if status.attachment == Attachment::Attached(here.node.clone()) => {
+                self.grow(here, &status).await
+            }
             Some(status) => self.unmount(here, &status, |now| now.attachment == status.attachment).await,
             None => {
                 let target = here.target(id);
@@ -169,6 +178,40 @@ impl ImageVolumes {
         let (node, target) = (here.node.clone(), here.target(&status.id));
         let work = move || image.unmount(&lock, &node, &target);
         self.blocking(work).await.map_err(|problem| self.error("unmount", &status.id, problem))
+    }
+
+    /// Gives a volume that is mounted here the size that is on record. What takes long goes on by itself.
+    async fn grow(&self, here: &Here, status: &VolumeStatus) -> Result<()> {
+        if self.sized(status).await?.is_none_or(|size_bytes| size_bytes >= status.spec.size_bytes) {
+            return Ok(());
+        }
+        let (image, lock) = match self.lock("grow", status).await {
+            // Whoever works on it is followed by the next round.
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(()),
+            locked => locked?,
+        };
+        let (node, target, size) = (here.node.clone(), here.target(&status.id), status.spec.size_bytes);
+        let work = self.blocking(move || image.grow(&lock, &node, &target, size));
+        let done = self.environment.timeout(SOON, work).await.unwrap_or(Ok(()));
+        done.map_err(|problem| self.error("grow", &status.id, problem))
+    }
+
+    /// How large the file system of a volume is; none if it is not made yet.
+    async fn sized(&self, status: &VolumeStatus) -> Result<Option<u64>> {
+        let look = |image: Image| image.size_bytes();
+        self.look("describe", status, look).await
+    }
+
+    /// Looks at the image of a volume.
+    async fn look<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        status: &VolumeStatus,
+        look: impl FnOnce(Image) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T> {
+        let failed = |problem| self.error(operation, &status.id, problem).without_effect();
+        let folder = folder_of(status).map_err(failed)?;
+        self.blocking(move || Image::of(&folder).and_then(look)).await.map_err(failed)
     }
 
     /// A volume's image and its lock, which is waited for no longer than [`PATIENCE`]. Whoever works under it on a
@@ -203,17 +246,18 @@ impl ImageVolumes {
     }
 
     /// A volume as its folder's provider says, and as it is mounted here.
-    async fn seen(&self, found: VolumeStatus) -> Result<VolumeStatus> {
+    async fn seen(&self, mut found: VolumeStatus) -> Result<VolumeStatus> {
+        // What cannot be read is told by the node that has to mount it.
+        if let Ok(Some(size_bytes)) = self.sized(&found).await {
+            found.spec.size_bytes = size_bytes;
+        }
         let Some(here) = &self.here else { return Ok(VolumeStatus { device: None, ..found }) };
         let holds = found.attachment.holder() == Some(&here.node);
         if !holds && found.attachment != Attachment::Free {
             return Ok(VolumeStatus { device: None, ..found });
         }
-        let failed = |problem| self.error("describe", &found.id, problem).without_effect();
-        let folder = folder_of(&found).map_err(failed)?;
         let (node, target) = (here.node.clone(), here.target(&found.id));
-        let look = move || Image::of(&folder)?.presence(&node, &target);
-        let presence = self.blocking(look).await.map_err(failed)?;
+        let presence = self.look("describe", &found, move |image| image.presence(&node, &target)).await?;
         let node = || here.node.clone();
         let attachment = match (&found.attachment, presence) {
             (Attachment::Attached(_), Presence::Mounted) => {
@@ -243,7 +287,9 @@ impl ImageVolumes {
 #[async_trait]
 impl VolumeProvider for ImageVolumes {
     fn capabilities(&self) -> VolumeCapabilities {
-        self.folders.capabilities()
+        let declared = self.folders.capabilities();
+        let may_grow = self.here.is_none() || self.filesystem.may_grow_mounted();
+        VolumeCapabilities { grow: declared.grow && may_grow, ..declared }
     }
 
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {
@@ -279,7 +325,14 @@ impl VolumeProvider for ImageVolumes {
         let (late, subject) = (Arc::clone(&self.late), id.clone());
         let (tell, told) = oneshot::channel();
         let work = move || {
-            let done = image.make(&lock, filesystem, size).and_then(|()| image.mount(&lock, &node, &target));
+            let mount = || image.mount(&lock, &node, &target, size);
+            let done = image.make(&lock, filesystem, size).and_then(|()| mount());
+            if done.is_ok()
+                && let Err(problem) = image.grow(&lock, &node, &target, size)
+            {
+                // With the data, and as small as it was: the next round tries again.
+                tracing::warn!(volume = %subject, problem = problem.message, "it is not made larger yet");
+            }
             if let Err(Err(problem)) = tell.send(done) {
                 held(&late).insert(subject, problem);
             }
@@ -309,6 +362,28 @@ impl VolumeProvider for ImageVolumes {
             }
         }
         self.folders.begin_detach(id, expected).await
+    }
+
+    async fn begin_grow(&self, id: &VolumeId, size_bytes: u64) -> Result<()> {
+        if !self.capabilities().grow {
+            return Err(cannot_grow(self, id));
+        }
+        let status = self.folder("grow", id).await?;
+        if status.spec.size_bytes < size_bytes {
+            self.look("grow", &status, move |image| image.check_growth(size_bytes)).await?;
+        }
+        // From here on whoever mounts it, or has it mounted, gives it that size.
+        self.folders.begin_grow(id, size_bytes).await?;
+        let status = self.folder("grow", id).await?;
+        if let Some(here) = &self.here
+            && status.attachment == Attachment::Attached(here.node.clone())
+        {
+            return self.grow(here, &status).await;
+        }
+        match self.look("grow", &status, move |image| image.growth_failure(size_bytes)).await? {
+            Some(problem) => Err(self.error("grow", id, problem)),
+            None => Ok(()),
+        }
     }
 
     async fn delete(&self, id: &VolumeId) -> Result<()> {

@@ -1,5 +1,5 @@
-//! A server or an agent is killed before, while and after it runs each program that makes, copies, checks, mounts and
-//! unmounts a volume. Whoever comes next goes on; nothing is lost, and nothing stays behind.
+//! A server or an agent is killed before, while and after it runs each program that makes, copies, checks, mounts,
+//! unmounts and enlarges a volume. Whoever comes next goes on; nothing is lost, and nothing stays behind.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod volumes;
@@ -11,10 +11,11 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::statvfs::statvfs;
 use steadfast_backend_linux::volumes::Filesystem;
 use steadfast_core::ids::VolumeId;
 use steadfast_core::volume::{Attachment, VolumeProvider};
-use volumes::{Lab, agent, attached, may_mount, node, seen, spec};
+use volumes::{Lab, agent, attached, may_mount, node, seen, server, spec};
 
 const FOLDER: &str = "STEADFAST_TEST_FOLDER";
 const FILESYSTEM: &str = "STEADFAST_TEST_FILESYSTEM";
@@ -22,10 +23,11 @@ const DATA: &str = "what was acknowledged";
 const TEST: &str = "whoever_is_killed_at_any_program_leaves_nothing_that_the_next_cannot_go_on_from";
 
 /// What a volume's life calls for, from its making to a move off a machine that fell silent.
-const PROGRAMS: [&str; 6] = ["mkfs.ext4", "mkfs.xfs", "fsck.ext4", "mount", "umount", "cp"];
+const PROGRAMS: [&str; 9] =
+    ["mkfs.ext4", "mkfs.xfs", "fsck.ext4", "mount", "umount", "cp", "losetup", "resize2fs", "xfs_growfs"];
 const WHEN: [&str; 3] = ["before", "while", "after"];
 
-/// A volume is made, used on one machine, given back and used again, and taken over by another machine.
+/// A volume is made, used on one machine, given back and used again twice as large, and taken over by another machine.
 async fn live(folder: &Path, filesystem: Filesystem) {
     let (first, second) = (agent(folder, "a", filesystem).unwrap(), agent(folder, "b", filesystem).unwrap());
     let id = first.ensure(&spec(filesystem)).await.unwrap();
@@ -40,7 +42,10 @@ async fn live(folder: &Path, filesystem: Filesystem) {
             fs::write(acknowledged, "").unwrap();
         }
         first.begin_detach(&id, &node("a")).await.unwrap();
+        let large = spec(filesystem).size_bytes * 2;
+        server(folder, filesystem).begin_grow(&id, large).await.unwrap();
         attached(&first, "a", &id).await;
+        assert_eq!(seen(&first, &id).await.spec.size_bytes, large);
         second.begin_detach(&id, &node("a")).await.unwrap();
     }
     attached(&second, "b", &id).await;
@@ -70,8 +75,11 @@ async fn whoever_is_killed_at_any_program_leaves_nothing_that_the_next_cannot_go
                 }
             }
         }
-        // Each has a maker of its own, and XFS is not checked.
-        let programs = if filesystem == Filesystem::Ext4 { 5 } else { 4 };
+        // Each has programs of its own that make and enlarge it, and XFS is not checked. An ext4 that may not grow
+        // while it is mounted has no device that would have to.
+        let lab = Lab::new(filesystem);
+        let programs = if lab.agent("a").capabilities().grow { 6 } else { 5 };
+        let programs = programs + usize::from(filesystem == Filesystem::Ext4);
         assert_eq!(killed.len(), programs * WHEN.len(), "{killed:?}");
     }
 }
@@ -101,6 +109,9 @@ async fn survive(filesystem: Filesystem, program: &str, when: &str, call: u32) -
     let id: VolumeId = first.ensure(&lab.spec()).await.unwrap();
     let mount = seen(&second, &id).await.device.expect("it is on the second machine");
     assert_eq!(fs::read_to_string(mount.join("data")).unwrap(), DATA, "{step}");
+    let (large, space) = (spec(filesystem).size_bytes * 2, statvfs(&mount).unwrap());
+    assert_eq!(seen(&second, &id).await.spec.size_bytes, large, "{step}");
+    assert!(space.blocks() * space.fragment_size() > large / 4 * 3, "{step}: {space:?}");
     first.settle().await.unwrap();
     assert_eq!((lab.mounts().len(), lab.loops().len()), (1, 1), "{step}");
     assert_eq!(lab.images(&id).len(), 1, "{step}: {:?}", lab.images(&id));

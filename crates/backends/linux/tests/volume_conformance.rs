@@ -9,12 +9,15 @@ use std::fmt;
 use std::fs::{self, File};
 
 use async_trait::async_trait;
+use nix::sys::statvfs::statvfs;
 use steadfast_backend_linux::volumes::{Filesystem, ImageVolumes};
 use steadfast_core::Result;
 use steadfast_core::conformance::Harness;
 use steadfast_core::conformance::volume::VolumeHarness;
 use steadfast_core::ids::{ClusterName, NodeName, VolumeId};
-use steadfast_core::volume::{Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus};
+use steadfast_core::volume::{
+    Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
+};
 use steadfast_lock::Lock;
 use volumes::{Lab, may_mount, node};
 
@@ -45,8 +48,10 @@ impl fmt::Display for Cluster {
 
 #[async_trait]
 impl VolumeProvider for Cluster {
+    /// What a server declares, as far as these machines can do it.
     fn capabilities(&self) -> VolumeCapabilities {
-        self.server.capabilities()
+        let grow = self.agents.iter().all(|(_, agent)| agent.capabilities().grow);
+        VolumeCapabilities { grow, ..self.server.capabilities() }
     }
 
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {
@@ -73,6 +78,14 @@ impl VolumeProvider for Cluster {
 
     async fn begin_detach(&self, id: &VolumeId, expected: &NodeName) -> Result<()> {
         self.on(expected).begin_detach(id, expected).await
+    }
+
+    /// Asked of the server, which leaves the work to whichever machine has it mounted.
+    async fn begin_grow(&self, id: &VolumeId, size_bytes: u64) -> Result<()> {
+        if !self.capabilities().grow {
+            return Err(cannot_grow(self, id));
+        }
+        self.server.begin_grow(id, size_bytes).await
     }
 
     async fn delete(&self, id: &VolumeId) -> Result<()> {
@@ -119,6 +132,11 @@ impl VolumeHarness for Images {
         Some(Box::new((lock, file)))
     }
 
+    fn room_bytes(&self, volume: &VolumeStatus) -> Option<u64> {
+        let space = statvfs(volume.device.as_ref().unwrap()).unwrap();
+        Some(space.blocks() * space.fragment_size())
+    }
+
     fn mark(&self, volume: &VolumeStatus) -> bool {
         fs::write(volume.device.as_ref().unwrap().join("mark"), "here").unwrap();
         true
@@ -145,6 +163,6 @@ async fn nobody_refuses_a_second_writer_and_that_is_declared() {
     if may_mount("nobody_refuses_a_second_writer_and_that_is_declared", Filesystem::Ext4) {
         let declared = Lab::new(Filesystem::Ext4).server().capabilities();
         assert_eq!(declared.exclusivity, Exclusivity::None);
-        assert!(!declared.grow && !declared.snapshot && !declared.zonal);
+        assert!(declared.grow && !declared.snapshot && !declared.zonal);
     }
 }

@@ -1,5 +1,7 @@
 //! The rules of [`VolumeProvider`].
 
+mod growth;
+
 use std::any::Any;
 use std::future::Future;
 
@@ -9,6 +11,8 @@ use super::{Harness, id, pause, refused, skip, soon};
 use crate::error::ErrorKind;
 use crate::ids::{NodeName, VolumeId, ZoneName};
 use crate::volume::{Attachment, VolumeProvider, VolumeSpec, VolumeStatus};
+
+pub use growth::*;
 
 /// How a volume provider under test is opened, and what it has to be told.
 pub trait VolumeHarness: Harness<Backend: VolumeProvider> {
@@ -55,6 +59,12 @@ pub trait VolumeHarness: Harness<Backend: VolumeProvider> {
         false
     }
 
+    /// How much room an attached volume has in all, as its user sees it. None: this harness cannot see that.
+    fn room_bytes(&self, volume: &VolumeStatus) -> Option<u64> {
+        let _ = volume;
+        None
+    }
+
     /// Whether the mark is on an attached volume.
     fn is_marked(&self, volume: &VolumeStatus) -> bool {
         let _ = volume;
@@ -88,6 +98,14 @@ macro_rules! volume_conformance {
             a_volume_moves_from_node_to_node
             an_attached_volume_is_not_deleted
             deleting_an_absent_volume_is_success
+            growing_ends_as_large_as_was_asked_for
+            growing_again_is_success
+            a_volume_never_shrinks
+            racing_growths_end_with_the_largest
+            a_volume_in_use_grows_where_it_is
+            a_volume_told_to_grow_while_it_is_free_is_large_once_it_is_attached
+            what_is_not_there_does_not_grow
+            what_cannot_grow_says_so
             volumes_are_listed_by_cluster
             a_second_handle_sees_every_change
         }

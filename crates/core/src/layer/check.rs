@@ -10,11 +10,13 @@ pub struct Limits {
     pub max_value_bytes: usize,
     /// Whether SRV records are kept.
     pub service_records: bool,
+    /// Whether volumes can be made larger.
+    pub growth: bool,
 }
 
 impl Limits {
     /// Nothing is left out.
-    pub const NONE: Limits = Limits { max_value_bytes: usize::MAX, service_records: true };
+    pub const NONE: Limits = Limits { max_value_bytes: usize::MAX, service_records: true, growth: true };
 }
 
 /// Refuses, with no effect, what is beyond the limits: so no backend can drop it silently.
@@ -30,7 +32,7 @@ impl CapabilityCheck {
     }
 
     fn refusal(&self, needs: Needs) -> Option<(ErrorKind, String)> {
-        let Limits { max_value_bytes, service_records } = self.limits;
+        let Limits { max_value_bytes, service_records, growth } = self.limits;
         match needs {
             Needs::ValueBytes(bytes) if bytes > max_value_bytes => Some((
                 ErrorKind::Invalid,
@@ -39,7 +41,10 @@ impl CapabilityCheck {
             Needs::ServiceRecords if !service_records => {
                 Some((ErrorKind::Unsupported, "it keeps no SRV records".to_owned()))
             }
-            Needs::Nothing | Needs::ValueBytes(_) | Needs::ServiceRecords => None,
+            Needs::Growth if !growth => {
+                Some((ErrorKind::Unsupported, "CapabilityMissing: it makes no volume larger".to_owned()))
+            }
+            Needs::Nothing | Needs::ValueBytes(_) | Needs::ServiceRecords | Needs::Growth => None,
         }
     }
 }

@@ -92,12 +92,14 @@ forward! {
 }
 
 forward! {
-    VolumeProvider, "volume", VolumeCapabilities, |_declared| Limits::NONE;
+    VolumeProvider, "volume", VolumeCapabilities,
+    |declared| Limits { growth: declared.grow, ..Limits::NONE };
     Write ensure(spec: &VolumeSpec) -> VolumeId, on &spec.member_name;
     Read describe(id: &VolumeId) -> Option<VolumeStatus>, on id;
     Read list(cluster: &ClusterName) -> Vec<VolumeStatus>, on cluster;
     Write begin_attach(id: &VolumeId, node: &NodeName) -> (), on id;
     Write begin_detach(id: &VolumeId, expected: &NodeName) -> (), on id;
+    Write begin_grow(id: &VolumeId, size_bytes: u64) -> (), on id, needs Needs::Growth;
     Write delete(id: &VolumeId) -> (), on id;
 }
 

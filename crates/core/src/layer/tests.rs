@@ -213,7 +213,7 @@ fn every_operation_of_every_contract_has_a_counter() {
     let counters = CallCounters::new();
     let all: Vec<String> =
         counters.iter().map(|(contract, operation, _)| format!("{contract}.{operation}")).collect();
-    assert_eq!(all.len(), 27, "{all:?}");
+    assert_eq!(all.len(), 28, "{all:?}");
     for some in
         ["ip.allocate", "metadata.watch", "orchestrator.nodes", "registry.upsert", "volume.begin_attach"]
     {
@@ -261,6 +261,7 @@ async fn every_call_goes_through_the_layer() {
     refused(volumes.list(&spec.cluster).await.map(drop));
     refused(volumes.begin_attach(&id, &node).await);
     refused(volumes.begin_detach(&id, &node).await);
+    refused(volumes.begin_grow(&id, 2).await);
     refused(volumes.delete(&id).await);
 
     let address = "10.1.0.4".parse().unwrap();

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use super::{Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus};
+use super::{
+    Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{ClusterName, MemberId, NodeName, VolumeId, VolumeName, ZoneName};
 use crate::memory::Shared;
@@ -14,7 +16,7 @@ use crate::memory::Shared;
 /// Volumes in memory. Clones are handles on the same ones.
 ///
 /// By default a transition is complete when the call that begins it returns. With
-/// [`hold_transitions`](Self::hold_transitions) volumes stay `Attaching` and `Detaching` until
+/// [`hold_transitions`](Self::hold_transitions) volumes stay `Attaching` and `Detaching`, and as small as they were, until
 /// [`complete`](Self::complete) is called, and a volume that is [in use](Self::set_in_use) stays `Detaching`
 /// until it no longer is.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ pub struct MemoryVolumes {
 struct Shelf {
     volumes: BTreeMap<VolumeId, VolumeStatus>,
     tokens: BTreeMap<(MemberId, VolumeName), VolumeId>,
+    /// The sizes that volumes are on their way to.
+    growing: BTreeMap<VolumeId, u64>,
     made: u64,
     hold: bool,
     node_zones: BTreeMap<NodeName, ZoneName>,
@@ -44,6 +48,12 @@ impl MemoryVolumes {
         })
     }
 
+    /// No volumes yet, which can be made larger.
+    pub fn that_grow() -> Self {
+        let declared = MemoryVolumes::new().capabilities;
+        Self::with_capabilities(VolumeCapabilities { grow: true, ..declared })
+    }
+
     /// No volumes yet, with these capabilities.
     pub fn with_capabilities(capabilities: VolumeCapabilities) -> Self {
         MemoryVolumes { shelf: Shared::new(Shelf::default()), capabilities }
@@ -56,7 +66,11 @@ impl MemoryVolumes {
 
     /// Completes the transition of a volume; says whether there was one that could be completed.
     pub fn complete(&self, id: &VolumeId) -> bool {
-        self.shelf.with(|shelf| shelf.volumes.get_mut(id).is_some_and(complete))
+        self.shelf.with(|shelf| {
+            let Some(volume) = shelf.volumes.get_mut(id) else { return false };
+            let grown = shelf.growing.remove(id).is_some_and(|size| grow(volume, size));
+            complete(volume) || grown
+        })
     }
 
     /// Says whether somebody is using a volume. One that is in use stays `Detaching`.
@@ -137,6 +151,12 @@ impl fmt::Display for MemoryVolumes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("memory volumes")
     }
+}
+
+fn grow(volume: &mut VolumeStatus, size_bytes: u64) -> bool {
+    let smaller = volume.spec.size_bytes < size_bytes;
+    volume.spec.size_bytes = volume.spec.size_bytes.max(size_bytes);
+    smaller
 }
 
 fn complete(volume: &mut VolumeStatus) -> bool {
@@ -223,6 +243,25 @@ impl VolumeProvider for MemoryVolumes {
         })
     }
 
+    async fn begin_grow(&self, id: &VolumeId, size_bytes: u64) -> Result<()> {
+        if !self.capabilities.grow {
+            return Err(cannot_grow(self, id));
+        }
+        self.shelf.with(|shelf| {
+            let Some(volume) = shelf.volumes.get_mut(id) else {
+                let message = "it does not exist";
+                return Err(Error::new(ErrorKind::NotFound, self, "grow", id, message).without_effect());
+            };
+            if shelf.hold {
+                let wanted = shelf.growing.entry(id.clone()).or_default();
+                *wanted = size_bytes.max(*wanted);
+            } else {
+                grow(volume, size_bytes);
+            }
+            Ok(())
+        })
+    }
+
     async fn delete(&self, id: &VolumeId) -> Result<()> {
         self.shelf.with(|shelf| {
             let Some(volume) = shelf.volumes.get(id) else { return Ok(()) };
@@ -232,6 +271,7 @@ impl VolumeProvider for MemoryVolumes {
             }
             shelf.tokens.remove(&(volume.spec.member.clone(), volume.spec.name.clone()));
             shelf.volumes.remove(id);
+            shelf.growing.remove(id);
             Ok(())
         })
     }
@@ -245,9 +285,10 @@ mod tests {
     use crate::conformance::Harness;
     use crate::conformance::volume::VolumeHarness;
 
-    /// Volumes whose transitions are complete at once, or only when told to.
+    /// Volumes whose transitions are complete at once, or only when told to; that can be made larger, or cannot.
     struct Memory {
         hold: bool,
+        grow: bool,
     }
 
     impl Harness for Memory {
@@ -255,7 +296,7 @@ mod tests {
         type Guard = MemoryVolumes;
 
         async fn open(&self) -> (MemoryVolumes, MemoryVolumes) {
-            let volumes = MemoryVolumes::new();
+            let volumes = if self.grow { MemoryVolumes::that_grow() } else { MemoryVolumes::new() };
             volumes.hold_transitions(self.hold);
             (volumes.clone(), volumes)
         }
@@ -286,11 +327,15 @@ mod tests {
     }
 
     mod at_once {
-        crate::volume_conformance!(super::Memory { hold: false });
+        crate::volume_conformance!(super::Memory { hold: false, grow: true });
     }
 
     mod held {
-        crate::volume_conformance!(super::Memory { hold: true });
+        crate::volume_conformance!(super::Memory { hold: true, grow: true });
+    }
+
+    mod of_one_size {
+        crate::volume_conformance!(super::Memory { hold: false, grow: false });
     }
 
     fn spec(member: &str, zone: &str) -> VolumeSpec {
@@ -334,5 +379,6 @@ mod tests {
             snapshot: false,
         };
         assert_eq!(MemoryVolumes::new().capabilities(), declared);
+        assert_eq!(MemoryVolumes::that_grow().capabilities(), VolumeCapabilities { grow: true, ..declared });
     }
 }

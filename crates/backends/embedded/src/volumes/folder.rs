@@ -141,20 +141,42 @@ impl Root {
         id: &VolumeId,
         decide: impl Fn(&Attachment, bool) -> Result<Option<Attachment>, (ErrorKind, String)>,
     ) -> Result<Attempt<()>> {
-        let refuse = |kind, message: String| Error::new(kind, self, operation, id, message).without_effect();
-        let missing = || refuse(ErrorKind::NotFound, "it does not exist".to_owned());
+        self.rewrite(operation, id, |record| {
+            let in_use = self.in_use(operation, id)?;
+            let present = settled(record.attachment.clone(), in_use);
+            // What is recorded may lag behind what is: a change that has nothing to do still records what it saw.
+            let next = decide(&present, in_use)
+                .map_err(|(kind, message)| Error::new(kind, self, operation, id, message).without_effect())?;
+            Ok(VolumeRecord { attachment: next.unwrap_or(present), ..record.clone() })
+        })
+    }
+
+    /// Records that it is larger. A folder has whatever room there is.
+    pub(super) fn grow(&self, id: &VolumeId, size_bytes: u64) -> Result<Attempt<()>> {
+        self.rewrite("grow", id, |record| {
+            let spec =
+                VolumeSpec { size_bytes: record.spec.size_bytes.max(size_bytes), ..record.spec.clone() };
+            Ok(VolumeRecord { spec, ..record.clone() })
+        })
+    }
+
+    /// Replaces the record of a volume by what follows from it, and nobody comes between.
+    fn rewrite(
+        &self,
+        operation: &'static str,
+        id: &VolumeId,
+        next: impl FnOnce(&VolumeRecord) -> Result<VolumeRecord>,
+    ) -> Result<Attempt<()>> {
+        let missing =
+            || Error::new(ErrorKind::NotFound, self, operation, id, "it does not exist").without_effect();
         let folder = self.folder(id);
         let _lock = match self.meta_lock(operation, &folder)? {
             Attempt::Done(Some(lock)) => lock,
             Attempt::Done(None) => return Err(missing()),
             Attempt::Held(path) => return Ok(Attempt::Held(path)),
         };
-        let in_use = self.in_use(operation, id)?;
         let record = self.record(operation, id)?.ok_or_else(missing)?;
-        let present = settled(record.attachment.clone(), in_use);
-        // What is recorded may lag behind what is: a change that has nothing to do still records what it saw.
-        let next = decide(&present, in_use).map_err(|(kind, message)| refuse(kind, message))?;
-        let next = VolumeRecord { attachment: next.unwrap_or(present), ..record.clone() };
+        let next = next(&record)?;
         if next != record {
             let path = folder.join(RECORD);
             self.write_record(&folder, &next).map_err(|error| io_failure(self, operation, &path, error))?;

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::system::{CAP_SYS_RESOURCE, has_capability};
+
 /// A kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -22,6 +24,15 @@ struct Mark {
     magic: &'static [u8],
     magic_at: u64,
     uuid_at: u64,
+}
+
+/// What a program wants to be told of a mounted file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// The device that it lies on.
+    Device,
+    /// The folder that it is mounted at.
+    Mount,
 }
 
 impl Filesystem {
@@ -48,6 +59,33 @@ impl Filesystem {
             Filesystem::Ext4 => Some(("fsck.ext4", &["-p"])),
             Filesystem::Xfs => None,
         }
+    }
+
+    /// The program that makes a mounted one as large as its device, and whether it is told the device or where that is
+    /// mounted.
+    pub(super) fn grower(self) -> (&'static str, Named) {
+        match self {
+            Filesystem::Ext4 => ("resize2fs", Named::Device),
+            Filesystem::Xfs => ("xfs_growfs", Named::Mount),
+        }
+    }
+
+    /// Whether this process may make a mounted one larger. The kernel asks more for ext4 than for mounting it.
+    pub(super) fn may_grow_mounted(self) -> bool {
+        match self {
+            Filesystem::Ext4 => has_capability(CAP_SYS_RESOURCE),
+            Filesystem::Xfs => true,
+        }
+    }
+
+    /// How much room becoming larger by so many bytes takes at once, at most: for tables, where a shared folder that
+    /// cannot leave holes has zeros written into them.
+    pub(super) fn growth_takes(self, bytes: u64) -> u64 {
+        let share = match self {
+            Filesystem::Ext4 => 64,
+            Filesystem::Xfs => 1024,
+        };
+        bytes / share + (1 << 20)
     }
 
     /// The Debian package that has these programs.

@@ -9,13 +9,15 @@
 //! A file that the record does not name was never the volume, or is no more. A file system is only ever made in a file
 //! that the record tells is being made, and the record only says so if there was none: nothing is formatted twice.
 
+mod copy;
+mod grow;
+
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use steadfast_core::ErrorKind;
@@ -41,6 +43,9 @@ struct Record {
     number: u64,
     /// The node that has mounted it, or is about to; none once that has unmounted it.
     mounted: Option<NodeName>,
+    /// Why it could not be made as large as it shall be, until that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    growth_failed: Option<String>,
     /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     extra: Map<String, Value>,
@@ -86,8 +91,9 @@ impl Image {
             Some(begun) => begun,
             None => {
                 self.check_unused()?;
-                let (uuid, mounted, extra) = (None, None, Map::new());
-                Record { format: FORMAT, filesystem, uuid, size_bytes, number: 1, mounted, extra }
+                let (uuid, mounted, growth_failed, extra) = (None, None, None, Map::new());
+                let (format, number) = (FORMAT, 1);
+                Record { format, filesystem, uuid, size_bytes, number, mounted, growth_failed, extra }
             }
         };
         let least = begun.filesystem.least_bytes();
@@ -138,9 +144,16 @@ impl Image {
         uuid.ok_or_else(|| self.told(maker, "it has left no file system"))
     }
 
-    /// Mounts it at `target` for `node`, which it is attached to. One that another node may still have mounted is copied
-    /// first: what that node writes from then on goes into a file that is the volume no more.
-    pub(super) fn mount(&self, lock: &Lock, node: &NodeName, target: &Path) -> Result<(), Problem> {
+    /// Mounts it at `target` for `node`, which it is attached to, with `size_bytes` if that can be. One that another node
+    /// may still have mounted is copied first: what that node writes from then on goes into a file that is the volume no
+    /// more.
+    pub(super) fn mount(
+        &self,
+        lock: &Lock,
+        node: &NodeName,
+        target: &Path,
+        size_bytes: u64,
+    ) -> Result<(), Problem> {
         let message = "IoError: its image is not made yet";
         let mut record = self.record()?.ok_or_else(|| Problem::new(ErrorKind::Unavailable, message))?;
         if let Some(from) = mounted_from(target).map_err(|error| Problem::at(target, error))? {
@@ -150,9 +163,7 @@ impl Image {
             unmount(target, Some(lock))?;
         }
         self.check(&record)?;
-        if record.mounted.as_ref().is_some_and(|other| other != node) {
-            record = self.take_over(&record, lock)?;
-        }
+        record = self.renewed(record, node, size_bytes, lock)?;
         record.mounted = Some(node.clone());
         self.write(&record)?;
         let file = self.file(record.number);
@@ -203,53 +214,6 @@ impl Image {
         Ok(if ours && self.is_open(&record)? { Presence::Lingering } else { Presence::Absent })
     }
 
-    /// The same volume in a file of its own.
-    fn take_over(&self, record: &Record, lock: &Lock) -> Result<Record, Problem> {
-        let (from, number) = (self.file(record.number), record.number + 1);
-        let to = self.file(number);
-        discard(&to);
-        let before = written(&from)?;
-        let copy = |how: [&str; 2]| {
-            let arguments = [&how.map(OsStr::new)[..], &[from.as_os_str(), to.as_os_str()]].concat();
-            run("cp", "coreutils", &arguments, Some(lock))
-        };
-        let copied = || {
-            if !copy(["--reflink=always", "--"])?.status.success() {
-                discard(&to);
-                // A copy that fills the folder would take the room of every other volume.
-                self.check_room(&from)?;
-                let output = copy(["--reflink=never", "--sparse=always"])?;
-                if !output.status.success() {
-                    return Err(self.told("cp", &said(&output)));
-                }
-            }
-            if written(&from)? != before {
-                let message = format!("VolumeBusy: {} is still being written to", from.display());
-                return Err(Problem::new(ErrorKind::Busy, message));
-            }
-            File::open(&to).and_then(|copy| copy.sync_all()).map_err(|error| Problem::at(&to, error))
-        };
-        copied().inspect_err(|_| discard(&to))?;
-        let taken = Record { number, mounted: None, ..record.clone() };
-        self.write(&taken)?;
-        discard(&from);
-        Ok(taken)
-    }
-
-    /// That the folder has room for what the file takes.
-    fn check_room(&self, file: &Path) -> Result<(), Problem> {
-        let wanted = fs::metadata(file).map_err(|error| Problem::at(file, error))?.blocks() * 512;
-        let space = statvfs(&self.folder).map_err(|error| Problem::at(&self.folder, error.into()))?;
-        let free = space.blocks_available().saturating_mul(space.fragment_size());
-        if free < wanted {
-            let text =
-                format!("a copy takes {} MiB, and {} MiB are free", wanted.div_ceil(1 << 20), free >> 20);
-            let full = io::Error::new(io::ErrorKind::StorageFull, text);
-            return Err(Problem::at(&self.folder, full));
-        }
-        Ok(())
-    }
-
     /// That the file is what the record says, as far as can be seen without mounting it.
     fn check(&self, record: &Record) -> Result<(), Problem> {
         let file = self.file(record.number);
@@ -280,11 +244,19 @@ impl Image {
     /// Repairs what a crash leaves, which loses nothing. What needs a person is refused.
     fn repair(&self, record: &Record, file: &Path, lock: &Lock) -> Result<(), Problem> {
         // Mounted before under this kernel, and still: nothing of it is to be repaired, and nothing may be.
-        if self.is_open(record)? {
-            return Ok(());
-        }
+        if self.is_open(record)? { Ok(()) } else { self.check_through(record, &[], file, lock) }
+    }
+
+    /// Has the file system checked and repaired that nobody has mounted, with further options.
+    fn check_through(
+        &self,
+        record: &Record,
+        further: &[&str],
+        file: &Path,
+        lock: &Lock,
+    ) -> Result<(), Problem> {
         let Some((repairer, options)) = record.filesystem.repairer() else { return Ok(()) };
-        let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        let mut arguments: Vec<&OsStr> = options.iter().chain(further).map(OsStr::new).collect();
         arguments.push(file.as_os_str());
         let output = run(repairer, record.filesystem.package(), &arguments, Some(lock))?;
         match output.status.code() {
@@ -355,10 +327,11 @@ impl Image {
 /// That the programs which making and mounting need are there.
 pub(super) fn check_programs(filesystem: Filesystem) -> Result<(), Problem> {
     let repairer = filesystem.repairer().map(|(program, _)| program);
-    let of_filesystem = [Some(filesystem.maker().0), repairer].into_iter().flatten();
+    let of_filesystem =
+        [Some(filesystem.maker().0), Some(filesystem.grower().0), repairer].into_iter().flatten();
     of_filesystem
         .map(|program| (program, filesystem.package()))
-        .chain(["mount", "umount"].map(|program| (program, "mount")))
+        .chain(["mount", "umount", "losetup"].map(|program| (program, "mount")))
         .find(|(program, _)| find(program).is_none())
         .map_or(Ok(()), |(program, package)| Err(missing(program, package)))
 }
@@ -400,12 +373,6 @@ fn remove_folder(target: &Path) -> Result<(), Problem> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::at(target, error)),
         _ => Ok(()),
     }
-}
-
-/// How long a file is and when it was last written to.
-fn written(file: &Path) -> Result<(u64, i64, i64), Problem> {
-    let metadata = fs::metadata(file).map_err(|error| Problem::at(file, error))?;
-    Ok((metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// Removes a file that is no volume. One that stays takes room, and nothing else.

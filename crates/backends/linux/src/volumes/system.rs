@@ -86,9 +86,27 @@ pub(super) fn said(output: &Output) -> String {
     if lines.is_empty() { output.status.to_string() } else { lines.join("; ") }
 }
 
+/// The number of the capability that changing the size of a mounted ext4 takes (`capability.h`).
+pub(super) const CAP_SYS_RESOURCE: u32 = 24;
+
+/// Whether this process has a capability. One of which the kernel says nothing counts as there: then it refuses itself.
+pub(super) fn has_capability(number: u32) -> bool {
+    let told = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = told.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    effective.is_none_or(|effective| effective >> number & 1 == 1)
+}
+
 /// The file that the file system mounted at `target` lies in; none if nothing is mounted there. A device that is no loop
 /// device is told as itself.
 pub(super) fn mounted_from(target: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(device) = device_at(target)? else { return Ok(None) };
+    let name = device.file_name().unwrap_or_default();
+    Ok(Some(backing_of(name)?.unwrap_or(device)))
+}
+
+/// The device that the file system mounted at `target` lies on; none if nothing is mounted there.
+pub(super) fn device_at(target: &Path) -> io::Result<Option<PathBuf>> {
     let table = fs::read("/proc/self/mountinfo")?;
     // What is mounted last at a place covers what was there.
     let of_target = table.split(|byte| *byte == b'\n').rev().find_map(|line| {
@@ -96,10 +114,7 @@ pub(super) fn mounted_from(target: &Path) -> io::Result<Option<PathBuf>> {
         let end = fields.iter().position(|field| *field == b"-")?;
         (unescaped(fields.get(4)?) == target.as_os_str().as_bytes()).then(|| unescaped(fields[end + 2]))
     });
-    let Some(device) = of_target else { return Ok(None) };
-    let device = PathBuf::from(std::ffi::OsString::from_vec(device));
-    let name = device.file_name().unwrap_or_default();
-    Ok(Some(backing_of(name)?.unwrap_or(device)))
+    Ok(of_target.map(|device| PathBuf::from(std::ffi::OsString::from_vec(device))))
 }
 
 /// Whether a loop device of this kernel has the file open.

@@ -65,7 +65,7 @@ impl Lab {
 
     /// The volumes as a server has them.
     pub fn server(&self) -> ImageVolumes {
-        ImageVolumes::recorded(folders(self.path()), self.filesystem, Environment::system([5; 32]))
+        server(self.path(), self.filesystem)
     }
 
     pub fn target(&self, name: &str, id: &VolumeId) -> PathBuf {
@@ -142,6 +142,10 @@ pub fn spec(filesystem: Filesystem) -> VolumeSpec {
 fn folders(lab: &Path) -> Arc<dyn VolumeProvider> {
     let environment = Environment::system([3; 32]);
     Arc::new(DirectoryVolumes::open(&lab.join("shared"), environment).unwrap().shared())
+}
+
+pub fn server(lab: &Path, filesystem: Filesystem) -> ImageVolumes {
+    ImageVolumes::recorded(folders(lab), filesystem, Environment::system([5; 32]))
 }
 
 pub fn agent(lab: &Path, name: &str, filesystem: Filesystem) -> steadfast_core::Result<ImageVolumes> {
