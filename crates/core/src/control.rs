@@ -7,6 +7,7 @@ mod admit;
 mod change;
 mod connect;
 mod create;
+mod enlarge;
 mod error;
 mod kept;
 mod read;

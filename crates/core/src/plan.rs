@@ -6,6 +6,7 @@
 
 mod action;
 mod facts;
+mod growth;
 mod handover;
 mod health;
 mod members;
@@ -72,6 +73,7 @@ pub fn plan(facts: &Facts) -> Plan {
             handover::on_request(facts, &mut plan);
             membership::scale(facts, &mut plan);
             rolling::roll(facts, &mut plan);
+            growth::grow(facts, &mut plan);
         }
         Desired::Stopped => {
             members::stop(facts, &mut plan);

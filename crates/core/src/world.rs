@@ -71,7 +71,7 @@ impl World {
         let mut world = World {
             env,
             db: MemoryDb::new(),
-            volumes: MemoryVolumes::new(),
+            volumes: MemoryVolumes::that_grow(),
             ips: MemoryIps::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 60_000)?,
             registry,
             orchestrator: MemoryOrchestrator::new(),

@@ -40,6 +40,7 @@ enum Workflow {
     RollBack,
     ScaleOut,
     ScaleIn,
+    Grow,
 }
 
 /// Who is killed.
@@ -64,6 +65,12 @@ fn file() -> serde_json::Value {
 fn another_version() -> serde_json::Value {
     let mut file = file();
     file["blueprint"] = "plain@2".into();
+    file
+}
+
+fn larger_volumes() -> serde_json::Value {
+    let mut file = file();
+    file["volumes"] = serde_json::json!([{"name": "data", "size": "2GiB"}]);
     file
 }
 
@@ -134,6 +141,7 @@ impl Workflow {
             Workflow::ScaleOut => server.scale(&service(), None, 4, guard).await,
             Workflow::ScaleIn => server.scale(&service(), None, 2, guard).await,
             Workflow::Switchover => server.switchover(&service(), None, None, guard).await,
+            Workflow::Grow => server.apply(larger_volumes(), guard).await,
             Workflow::Move | Workflow::Promote => panic!("{self:?} is nothing that is asked for"),
         }
     }
@@ -151,6 +159,7 @@ impl Workflow {
 #[derive(Debug, PartialEq)]
 struct End {
     volumes: usize,
+    sizes: Vec<u64>,
     attached: usize,
     addresses: usize,
     names: BTreeSet<String>,
@@ -167,6 +176,7 @@ async fn end(world: &World) -> End {
     let volumes = world.volumes.all();
     End {
         volumes: volumes.len(),
+        sizes: volumes.iter().map(|volume| volume.spec.size_bytes).collect(),
         attached: volumes.iter().filter(|volume| volume.attachment != Attachment::Free).count(),
         addresses: world.ips.list().await.unwrap().len(),
         names: world
@@ -536,4 +546,5 @@ for_every_workflow! {
     roll_back: RollBack,
     scale_out: ScaleOut,
     scale_in: ScaleIn,
+    growth: Grow,
 }

@@ -5,19 +5,13 @@ use steadfast_core::model::Reason;
 
 /// The code for an error, and what it says beside that.
 pub(super) fn told_of(error: &Error) -> (Reason, String) {
-    let text = own_code(error).map_or(error.message(), |(_, text)| text);
+    let text = Reason::of_message(error.message()).map_or(error.message(), |(_, text)| text);
     (reason_of(error), text.to_owned())
-}
-
-/// The code that the message of an error begins with, as the engines' do, and the rest of it.
-fn own_code(error: &Error) -> Option<(Reason, &str)> {
-    let (code, text) = error.message().split_once(": ")?;
-    Some((Reason::ALL.iter().find(|reason| reason.as_str() == code)?.clone(), text))
 }
 
 /// The code for an error: its own, if it has one.
 fn reason_of(error: &Error) -> Reason {
-    let own = own_code(error).map(|(code, _)| code);
+    let own = Reason::of_message(error.message()).map(|(code, _)| code);
     own.or_else(|| disk_reason(error)).unwrap_or_else(|| match error.kind() {
         ErrorKind::Throttled => Reason::Throttled,
         ErrorKind::Denied => Reason::PermissionDenied,

@@ -235,7 +235,7 @@ impl World {
             revision: Revision(1),
             holder: None,
             unreleased: Vec::new(),
-            volumes: vec![VolumeBinding { name: spec.name, id: Some(volume), last_holder: None }],
+            volumes: vec![VolumeBinding::of(spec.name, volume)],
             address: Some(AddressBinding { address, last_holder: None }),
             initialised: None,
             last_node: None,

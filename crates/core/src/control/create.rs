@@ -23,7 +23,8 @@ impl Control {
     /// - The same input twice makes one service and answers with the same operation.
     /// - A key that another spec was created under is refused with `ChangeUnsupported`, naming what differs, also while
     ///   that create is half done and after its service was deleted.
-    /// - An existing service with another spec is refused with `ChangeUnsupported`, naming what differs, and
+    /// - An existing service whose spec differs in volumes that are larger has them made so, one member after another,
+    ///   while they serve. With any other difference it is refused with `ChangeUnsupported`, naming what differs, and
     ///   nothing of it is touched.
     ///
     /// # Errors
@@ -42,7 +43,7 @@ impl Control {
                         self.check_key(&found.body.id, &admitted, &guard).await?;
                         return self.operation(&operation_id).await;
                     }
-                    return self.created_already(found, &admitted).await;
+                    return self.created_already(found, &admitted, guard).await;
                 }
                 // Asked for before under this key, made, and deleted since: that is over, and stays so.
                 Some(_) if guard.idempotency_key.is_some() => {
@@ -86,9 +87,13 @@ impl Control {
         &self,
         found: &Versioned<Arc<Service>>,
         admitted: &Admitted,
+        guard: Guard,
     ) -> ControlResult<Operation> {
         let differences = self.differences(&found.body.id, found.body.revision, &admitted.spec).await?;
         if !differences.is_empty() {
+            if let Some(operation) = self.enlarge(&found.body, admitted, guard).await? {
+                return Ok(operation);
+            }
             return Err(ControlError::Refused {
                 reason: Reason::ChangeUnsupported,
                 message: format!(
@@ -96,7 +101,9 @@ impl Control {
                     found.body.name,
                     listed(&differences)
                 ),
-                remedy: "apply the spec it has, or create a service of another name".to_owned(),
+                remedy:
+                    "apply the spec it has, with larger volumes at most, or create a service of another name"
+                        .to_owned(),
             });
         }
         let created_by = found.body.created_by.clone();

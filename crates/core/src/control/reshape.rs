@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::admit::Admitted;
 use super::{Control, ControlError, ControlResult, Guard};
 use crate::ids::{Generation, GroupName, MemberName, OperationId, Ordinal, Revision, ServiceName};
-use crate::model::{Goal, Leadership, Operation, OperationKind, Reason, Service};
+use crate::model::{Goal, Leadership, Operation, OperationKind, Reason, Service, VolumeClaim};
 
 /// What is asked for, beyond the kind of the operation.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub(super) enum Ask {
     Spec(Box<Admitted>),
     /// That every member runs a revision that there is.
     Revision(Revision),
+    /// That every member's volumes are as large as this says.
+    Volumes(Vec<VolumeClaim>),
     /// That a group has so many members.
     Replicas {
         /// The group; none: the only one.
@@ -71,6 +73,7 @@ impl Control {
     /// - At most two ways of running are in use at any time: half-way, only going on or going back is let in, and
     ///   either overtakes the upgrade that runs. Members that run as wanted are not touched.
     /// - A member that dies or moves half-way comes back in the revision that it was told last.
+    /// - Volumes may become larger with it, and never smaller, by going back either.
     ///
     /// # Errors
     /// `Invalid` with every problem found; `Refused` with `ChangeUnsupported`, naming what cannot be changed so, or
@@ -152,6 +155,10 @@ impl Control {
             Ask::Leader { group, to } => Some(self.leader_goal(service, group.as_ref(), to.as_ref()).await?),
             Ask::Spec(admitted) => {
                 let revision = self.revision_of(service, admitted).await?;
+                Some(Goal::Revision { revision })
+            }
+            Ask::Volumes(volumes) => {
+                let revision = self.revision_with_volumes(service, volumes).await?;
                 Some(Goal::Revision { revision })
             }
             Ask::Revision(revision) => {

@@ -17,6 +17,7 @@ impl Control {
     ) -> ControlResult<Revision> {
         let current = self.stored_revision(service, service.revision).await?;
         check_fields(service, &current, admitted)?;
+        self.check_volumes(service, &current, &admitted.spec)?;
         let wanted = SpecRevision {
             service_id: service.id.clone(),
             revision: Revision(1),
@@ -41,8 +42,13 @@ impl Control {
             Some(found) => found.replicas = replicas,
             None => wanted.spec.replicas = Some(replicas),
         }
+        self.renumber(wanted).await
+    }
+
+    /// The number of a revision that changes what is asked for, and not how it runs.
+    pub(super) async fn renumber(&self, mut wanted: SpecRevision) -> ControlResult<Revision> {
         let input = serde_json::to_value(&wanted.spec)
-            .map_err(|error| internal("scale", &service.name, error.to_string()))?;
+            .map_err(|error| internal("revise", &wanted.spec.name, error.to_string()))?;
         let Admitted { resolved, .. } = self.admit(input).await?;
         wanted.blueprint.confirming_replicas = resolved.blueprint.confirming_replicas;
         self.number(wanted, &resolved).await
@@ -131,7 +137,7 @@ fn check_fields(service: &Service, current: &SpecRevision, admitted: &Admitted) 
     let replicas = |spec: &ServiceSpec| (spec.replicas, spec.groups.clone());
     let kept = [
         ("replicas", replicas(spec) == replicas(&current.spec)),
-        ("volumes", spec.volumes == current.spec.volumes && was.volumes == is.volumes),
+        ("volumes", was.volumes == is.volumes),
         ("fencing", spec.fencing == current.spec.fencing),
         ("blueprint", (&was.name, was.leadership, was.topology) == (&is.name, is.leadership, is.topology)),
         ("ports", was.ports == is.ports),

@@ -1,5 +1,7 @@
 //! Carrying out: one action at a time, each against the versions that the plan was decided on.
 
+mod grow;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -102,6 +104,9 @@ impl<'a> Executor<'a> {
             }
             Action::Adopt { member, revision } => {
                 self.change_member(snapshot, member, |record, _| record.revision = *revision).await
+            }
+            Action::GrowVolume { member, volume, size_bytes } => {
+                self.grow_volume(snapshot, member, volume, *size_bytes).await
             }
             Action::MarkBootstrapped => {
                 self.change_service(snapshot, |service, _| service.bootstrapped = true).await
@@ -215,24 +220,22 @@ impl<'a> Executor<'a> {
         let revision = &snapshot.facts.revision;
         let zone = record.zone.clone();
         let mut volumes = Vec::new();
-        for (volume, default_size) in &revision.blueprint.volumes {
-            let claim = revision.spec.volumes.iter().find(|claim| &claim.name == volume);
+        for (volume, size_bytes) in revision.volume_sizes() {
+            let claim = revision.spec.volumes.iter().find(|claim| claim.name == *volume);
             let spec = VolumeSpec {
                 cluster: self.store.cluster().clone(),
                 member: record.id.clone(),
                 member_name: record.name.clone(),
                 name: volume.clone(),
-                size_bytes: claim.and_then(|claim| claim.size).map_or(*default_size, |size| size.0),
+                size_bytes,
                 class: claim.map_or_else(|| "default".to_owned(), |claim| claim.class.clone()),
                 zone: zone.clone(),
             };
             let id = self.backends.volumes.ensure(&spec).await?;
-            let last_holder = record
-                .volumes
-                .iter()
-                .find(|binding| &binding.name == volume)
-                .and_then(|b| b.last_holder.clone());
-            volumes.push(VolumeBinding { name: volume.clone(), id: Some(id), last_holder });
+            let known = record.volumes.iter().find(|binding| &binding.name == volume);
+            let last_holder = known.and_then(|binding| binding.last_holder.clone());
+            let size_bytes = self.size_of(&id).await?;
+            volumes.push(VolumeBinding { last_holder, size_bytes, ..VolumeBinding::of(volume.clone(), id) });
         }
         let address = self.backends.ips.allocate(&record.id, zone.as_ref()).await?;
         self.change_member(snapshot, name, |record, _| {
@@ -398,7 +401,7 @@ impl<'a> Executor<'a> {
         }
         for VolumeStatus { id, spec, .. } in self.backends.volumes.list(self.store.cluster()).await? {
             if spec.member == member.id && !volumes.iter().any(|binding| binding.name == spec.name) {
-                volumes.push(VolumeBinding { name: spec.name, id: Some(id), last_holder: None });
+                volumes.push(VolumeBinding::of(spec.name, id));
             }
         }
         Ok(volumes)

@@ -342,6 +342,7 @@ impl Observer {
             leader_down_for: BTreeMap::new(),
             leader_up_for: BTreeMap::new(),
             exclusivity: self.backends.volumes.capabilities().exclusivity,
+            growing_volumes: self.backends.volumes.capabilities().grow,
             zonal_volumes: self.backends.volumes.capabilities().zonal,
             srv_records: self.backends.registry.capabilities().services,
             zone: self.backends.zone.clone(),

@@ -146,6 +146,19 @@ pub struct VolumeBinding {
     pub id: Option<VolumeId>,
     /// The node that was last let near it: the one to detach it from.
     pub last_holder: Option<NodeName>,
+    /// How large it was last seen to be, in bytes, where volumes can be made larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Why it could not be made larger, the last time that this was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth_failed: Option<(Reason, String)>,
+}
+
+impl VolumeBinding {
+    /// A volume of which nothing is known but its identifier.
+    pub fn of(name: VolumeName, id: VolumeId) -> Self {
+        VolumeBinding { name, id: Some(id), last_holder: None, size_bytes: None, growth_failed: None }
+    }
 }
 
 /// A member's static address.

@@ -28,6 +28,14 @@ macro_rules! reasons {
             }
         }
 
+        impl Reason {
+            /// The code that a backend's message begins with, as in `DiskFull: …`, and the rest of it.
+            pub fn of_message(message: &str) -> Option<(Reason, &str)> {
+                let (code, text) = message.split_once(": ")?;
+                Some((Reason::ALL.iter().find(|reason| reason.as_str() == code)?.clone(), text))
+            }
+        }
+
         impl FromStr for Reason {
             type Err = Infallible;
 
@@ -96,6 +104,8 @@ reasons! {
     VolumeDetaching,
     /// A volume is being attached.
     VolumeAttaching,
+    /// A volume is being made larger.
+    VolumeGrowing,
     /// An address is held by somebody else.
     AddressHeldElsewhere,
     /// A name has not changed yet.

@@ -168,6 +168,22 @@ impl SpecRevision {
             && self.blueprint.version == other.blueprint.version
             && self.options == other.options
     }
+
+    /// How large each volume of a member shall be, in bytes.
+    pub fn volume_sizes(&self) -> impl Iterator<Item = (&VolumeName, u64)> {
+        volume_sizes(&self.blueprint, &self.spec)
+    }
+}
+
+/// How large each volume of a blueprint shall be by a spec, in bytes.
+pub fn volume_sizes<'a>(
+    blueprint: &'a Blueprint,
+    spec: &'a ServiceSpec,
+) -> impl Iterator<Item = (&'a VolumeName, u64)> {
+    blueprint.volumes.iter().map(|(name, usual)| {
+        let claim = spec.volumes.iter().find(|claim| &claim.name == name);
+        (name, claim.and_then(|claim| claim.size).map_or(*usual, |size| size.0))
+    })
 }
 
 /// How a group's last member comes or goes. Members come and go one at a time, and only at the end.

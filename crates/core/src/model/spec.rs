@@ -133,6 +133,13 @@ pub struct VolumeClaim {
     pub on_delete: OnDelete,
 }
 
+impl VolumeClaim {
+    /// The class of a volume that a spec says nothing of, and what becomes of it.
+    pub fn usual() -> (String, OnDelete) {
+        (default_class(), OnDelete::default())
+    }
+}
+
 fn default_class() -> String {
     "default".to_owned()
 }

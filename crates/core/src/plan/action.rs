@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ids::{Generation, GroupName, MemberName, NodeName, Ordinal, Revision, RoleTerm};
+use crate::ids::{Generation, GroupName, MemberName, NodeName, Ordinal, Revision, RoleTerm, VolumeName};
 use crate::model::{Condition, Evidence, Group, Holder, Operation, Reason, RoleState};
 use crate::orchestrator::Workload;
 use crate::registry::{DomainName, RecordSet};
@@ -103,6 +103,15 @@ pub enum Action {
         /// The revision.
         revision: Revision,
     },
+    /// Have a member's volume made larger, and record how large it is then.
+    GrowVolume {
+        /// The member.
+        member: MemberName,
+        /// Which of its volumes.
+        volume: VolumeName,
+        /// The size to reach.
+        size_bytes: u64,
+    },
     /// Record that the service has served in full.
     MarkBootstrapped,
     /// Give a name its value.
@@ -162,6 +171,9 @@ impl fmt::Display for Action {
                 write!(f, "change-group {group} to {} {:?}", state.replicas, state.change)
             }
             Action::Adopt { member, revision } => write!(f, "adopt {member} {revision}"),
+            Action::GrowVolume { member, volume, size_bytes } => {
+                write!(f, "grow {volume} of {member} to {size_bytes}")
+            }
             Action::MarkBootstrapped => f.write_str("mark-bootstrapped"),
             Action::SetName { name, .. } => write!(f, "set-name {name}"),
             Action::RemoveName { name, .. } => write!(f, "remove-name {name}"),

@@ -108,6 +108,8 @@ pub struct Facts {
     pub leader_up_for: BTreeMap<GroupName, Duration>,
     /// Who refuses a second writer of a volume.
     pub exclusivity: Exclusivity,
+    /// Whether volumes can be made larger.
+    pub growing_volumes: bool,
     /// Whether volumes stay in their zone.
     pub zonal_volumes: bool,
     /// Whether the registry keeps SRV records.

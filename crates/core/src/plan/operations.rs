@@ -2,7 +2,7 @@
 
 use super::roles::leads;
 use super::rolling::{Standing, standing};
-use super::{Action, Facts, MemberFacts, Plan, handover, members, membership, names};
+use super::{Action, Facts, MemberFacts, Plan, growth, handover, members, membership, names};
 use crate::model::{Goal, MemberPhase, Operation, OperationKind, OperationState, Reason, Step, StepState};
 
 /// How far the running operation is, recorded if that has changed.
@@ -92,7 +92,8 @@ fn steps(facts: &Facts, operation: &Operation, outcome: Option<(bool, bool)>) ->
             .own_members()
             .map(|(name, member)| {
                 let told = facts.is_up_to_date(member.record.revision);
-                let done = standing(facts, name, member) == Standing::Reached;
+                let runs = standing(facts, name, member) == Standing::Reached;
+                let done = runs && growth::is_done(facts, name, member);
                 step(format!("upgrade {name}"), done, told)
             })
             .collect(),
