@@ -31,6 +31,7 @@
 //! | [`MetadataDb`](crate::metadata::MetadataDb) | `metadata_conformance!` | [`Harness`] |
 //! | [`Registry`](crate::registry::Registry) | `registry_conformance!` | [`registry::RegistryHarness`] |
 //! | [`VolumeProvider`](crate::volume::VolumeProvider) | `volume_conformance!` | [`volume::VolumeHarness`] |
+//! | [`SnapshotProvider`](crate::snapshot::SnapshotProvider) | `snapshot_conformance!` | [`volume::VolumeHarness`] |
 //! | [`IpProvider`](crate::ip::IpProvider) | `ip_conformance!` | [`ip::IpHarness`] |
 //! | [`Orchestrator`](crate::orchestrator::Orchestrator) | `orchestrator_conformance!` | [`orchestrator::OrchestratorHarness`] |
 //!
@@ -42,6 +43,7 @@ pub mod ip;
 pub mod metadata;
 pub mod orchestrator;
 pub mod registry;
+pub mod snapshot;
 pub mod volume;
 
 use std::fmt::Display;
@@ -156,6 +158,7 @@ mod tests {
         let volume = [include_str!("conformance/volume.rs"), include_str!("conformance/volume/growth.rs")];
         let others = [
             include_str!("conformance/registry.rs"),
+            include_str!("conformance/snapshot.rs"),
             include_str!("conformance/ip.rs"),
             include_str!("conformance/orchestrator.rs"),
         ];

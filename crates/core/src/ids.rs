@@ -169,6 +169,17 @@ identifier!(
     |text| is_token(text, 127)
 );
 identifier!(
+    /// A snapshot's name, one of its volume's (`before-upgrade`).
+    SnapshotName, "snapshot name",
+    "use 1 to 40 characters of a-z, 0-9 and '-', beginning with a letter, not ending with '-'",
+    |text| is_label(text, 40)
+);
+identifier!(
+    /// A snapshot as its provider knows it.
+    SnapshotId, "snapshot id", "use 1 to 170 characters of A-Z, a-z, 0-9, '-', '_', '.', ':'",
+    |text| is_token(text, 170)
+);
+identifier!(
     /// A durable operation.
     OperationId, "operation id", "use 1 to 63 characters of A-Z, a-z, 0-9, '-', '_', '.', ':'",
     |text| is_token(text, 63)

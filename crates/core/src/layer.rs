@@ -130,8 +130,8 @@ impl<B: Display + ?Sized, L> Display for Layered<B, L> {
     }
 }
 
-/// A contract that layers fit around: `dyn MetadataDb`, `dyn Registry`, `dyn VolumeProvider`, `dyn IpProvider`
-/// and `dyn Orchestrator`.
+/// A contract that layers fit around: `dyn MetadataDb`, `dyn Registry`, `dyn VolumeProvider`, `dyn SnapshotProvider`,
+/// `dyn IpProvider` and `dyn Orchestrator`.
 pub trait Contract: Display + Send + Sync + 'static {
     /// Its name in calls and counters.
     const NAME: &'static str;

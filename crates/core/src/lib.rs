@@ -1,8 +1,8 @@
 //! The core of Steadfast: a control plane for stateful services that stay themselves.
 //!
 //! - [`ids`], [`model`]: names, identifiers and plain data
-//! - [`metadata`], [`registry`], [`volume`], [`ip`], [`orchestrator`], [`engine`]: the contracts that backends
-//!   and blueprints fulfil, each with a memory backend (but for engines)
+//! - [`metadata`], [`registry`], [`volume`], [`snapshot`], [`ip`], [`orchestrator`], [`engine`]: the contracts that
+//!   backends and blueprints fulfil, each with a memory backend (but for engines)
 //! - [`runtime`]: where time, randomness and tasks come from
 //! - [`error`], [`observed`]: how failures and observations are told
 
@@ -29,6 +29,7 @@ pub mod registry;
 pub mod runtime;
 #[cfg(feature = "schema")]
 mod schema;
+pub mod snapshot;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -93,7 +93,7 @@ pub struct VolumeCapabilities {
     pub attach_limit: Option<u32>,
     /// Whether a volume can be made larger in use ([`begin_grow`](VolumeProvider::begin_grow)).
     pub grow: bool,
-    /// Whether it makes snapshots.
+    /// Whether it makes snapshots: then it is a [`SnapshotProvider`](crate::snapshot::SnapshotProvider) as well.
     pub snapshot: bool,
 }
 

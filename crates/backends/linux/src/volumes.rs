@@ -19,11 +19,18 @@
 //! for the difference, while it is in use; whoever mounts it does so as well. A mounted ext4 grows only where the agent has
 //! `CAP_SYS_RESOURCE`; elsewhere a copy is made larger when it is mounted next.
 //!
+//! # Snapshots
+//! A snapshot is a copy of the image in a folder beside the volumes. One of a mounted image is made where it is mounted,
+//! while its file system stands still for as long as sharing its blocks takes; where the folder cannot share blocks,
+//! only of an image that is mounted nowhere. A volume that is made of one begins as a link to it.
+//!
 //! Nothing refuses the old writer itself, which goes on as if its volume were whole: so these volumes declare
 //! [`Exclusivity::None`](steadfast_core::volume::Exclusivity::None) if the folder's provider does.
 
 mod filesystem;
 mod image;
+mod shelf;
+mod snapshots;
 mod system;
 
 use std::collections::BTreeMap;
@@ -46,6 +53,7 @@ use tokio::sync::oneshot;
 use crate::rounds;
 pub use filesystem::Filesystem;
 use image::{Image, Presence, check_programs};
+use shelf::Shelf;
 use system::Problem;
 
 /// How long a change waits for another one of the same volume. Only a copy takes longer.
@@ -62,6 +70,7 @@ pub struct ImageVolumes {
     filesystem: Filesystem,
     environment: Environment,
     here: Option<Here>,
+    snapshots: Option<Shelf>,
     /// How attachments have failed that nobody waited for to their end.
     late: Arc<Mutex<BTreeMap<VolumeId, Problem>>>,
 }
@@ -87,7 +96,7 @@ impl ImageVolumes {
         filesystem: Filesystem,
         environment: Environment,
     ) -> Self {
-        ImageVolumes { folders, filesystem, environment, here: None, late: Arc::default() }
+        ImageVolumes { folders, filesystem, environment, here: None, snapshots: None, late: Arc::default() }
     }
 
     /// The volumes as the agent of `node` has them: those attached to it are mounted below `mounts`, a folder of this
@@ -114,7 +123,7 @@ impl ImageVolumes {
             .map_err(|error| refuse(Problem::at(mounts, error)))?;
         check_programs(filesystem).map_err(refuse)?;
         let here = Some(Here { node, mounts });
-        Ok(ImageVolumes { folders, filesystem, environment, here, late: Arc::default() })
+        Ok(ImageVolumes { folders, filesystem, environment, here, snapshots: None, late: Arc::default() })
     }
 
     /// Keeps this node's mounts in line with the records until the process stops.
@@ -152,7 +161,8 @@ impl ImageVolumes {
     async fn settle_one(&self, here: &Here, id: &VolumeId) -> Result<()> {
         match self.folders.describe(id).await? {
             Some(status) if status.attachment == Attachment::Attached(here.node.clone()) => {
-                self.grow(here, &status).await
+                let grown = self.grow(here, &status).await;
+                self.take_wanted(&status).await.and(grown)
             }
             Some(status) => self.unmount(here, &status, |now| now.attachment == status.attachment).await,
             None => {
@@ -289,7 +299,7 @@ impl VolumeProvider for ImageVolumes {
     fn capabilities(&self) -> VolumeCapabilities {
         let declared = self.folders.capabilities();
         let may_grow = self.here.is_none() || self.filesystem.may_grow_mounted();
-        VolumeCapabilities { grow: declared.grow && may_grow, ..declared }
+        VolumeCapabilities { grow: declared.grow && may_grow, snapshot: self.snapshots.is_some(), ..declared }
     }
 
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {

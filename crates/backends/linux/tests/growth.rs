@@ -5,11 +5,8 @@ mod volumes;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
@@ -17,11 +14,10 @@ use steadfast_backend_linux::volumes::{Filesystem, ImageVolumes};
 use steadfast_core::error::{Error, ErrorKind};
 use steadfast_core::ids::VolumeId;
 use steadfast_core::volume::{Attachment, VolumeProvider};
+use volumes::writer::{BLOCK, Writer, assert_written, block};
 use volumes::{Lab, agent, attached, may_mount, node, seen};
 
 const BOTH: [Filesystem; 2] = [Filesystem::Ext4, Filesystem::Xfs];
-const BLOCK: usize = 4096;
-const BLOCKS: u64 = 1024;
 
 fn assert_says(error: &Error, kind: ErrorKind, words: &[&str]) {
     assert_eq!(error.kind(), kind, "{error:?}");
@@ -35,62 +31,6 @@ async fn size(volumes: &ImageVolumes, id: &VolumeId) -> u64 {
 fn room(mount: &Path) -> u64 {
     let space = statvfs(mount).unwrap();
     space.blocks() * space.fragment_size()
-}
-
-/// Somebody who writes blocks, each numbered and on disk before it counts, round and round in one file.
-struct Writer {
-    file: PathBuf,
-    acknowledged: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Writer {
-    fn on(mount: &Path) -> Writer {
-        let (file, acknowledged, stop) = (mount.join("written"), Arc::default(), Arc::default());
-        let mut writer = Writer { file, acknowledged, stop, thread: None };
-        let opened = File::create(&writer.file).unwrap();
-        let (acknowledged, stop) = (Arc::clone(&writer.acknowledged), Arc::clone(&writer.stop));
-        writer.thread = Some(thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let number = acknowledged.load(Ordering::Relaxed);
-                opened.write_all_at(&block(number), number % BLOCKS * BLOCK as u64).unwrap();
-                opened.sync_data().unwrap();
-                acknowledged.store(number + 1, Ordering::Relaxed);
-            }
-        }));
-        writer
-    }
-
-    /// Waits until more is acknowledged than is now.
-    async fn goes_on(&self) {
-        let before = self.acknowledged.load(Ordering::Relaxed);
-        while self.acknowledged.load(Ordering::Relaxed) <= before + 1 {
-            assert!(!self.thread.as_ref().unwrap().is_finished(), "it was kept from writing");
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Ends it; gives how many were acknowledged.
-    fn end(mut self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap();
-        self.acknowledged.load(Ordering::Relaxed)
-    }
-}
-
-fn block(number: u64) -> Vec<u8> {
-    number.to_le_bytes().repeat(BLOCK / 8)
-}
-
-/// That a file holds the last of so many blocks.
-fn assert_written(file: &Path, acknowledged: u64) {
-    let file = File::open(file).unwrap();
-    let mut found = vec![0; BLOCK];
-    for number in acknowledged.saturating_sub(BLOCKS)..acknowledged {
-        file.read_exact_at(&mut found, number % BLOCKS * BLOCK as u64).unwrap();
-        assert_eq!(found, block(number), "block {number}");
-    }
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use steadfast_backend_linux::volumes::{Filesystem, ImageVolumes};
 use steadfast_core::Result;
 use steadfast_core::conformance::Harness;
 use steadfast_core::conformance::volume::VolumeHarness;
-use steadfast_core::ids::{ClusterName, NodeName, VolumeId};
+use steadfast_core::ids::{ClusterName, NodeName, SnapshotId, SnapshotName, VolumeId};
+use steadfast_core::snapshot::{SnapshotCapabilities, SnapshotProvider, SnapshotStatus};
 use steadfast_core::volume::{
     Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
 };
@@ -50,8 +51,8 @@ impl fmt::Display for Cluster {
 impl VolumeProvider for Cluster {
     /// What a server declares, as far as these machines can do it.
     fn capabilities(&self) -> VolumeCapabilities {
-        let grow = self.agents.iter().all(|(_, agent)| agent.capabilities().grow);
-        VolumeCapabilities { grow, ..self.server.capabilities() }
+        let grow = self.agents.iter().all(|(_, agent)| VolumeProvider::capabilities(agent).grow);
+        VolumeCapabilities { grow, ..VolumeProvider::capabilities(&self.server) }
     }
 
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {
@@ -82,7 +83,7 @@ impl VolumeProvider for Cluster {
 
     /// Asked of the server, which leaves the work to whichever machine has it mounted.
     async fn begin_grow(&self, id: &VolumeId, size_bytes: u64) -> Result<()> {
-        if !self.capabilities().grow {
+        if !VolumeProvider::capabilities(self).grow {
             return Err(cannot_grow(self, id));
         }
         self.server.begin_grow(id, size_bytes).await
@@ -93,7 +94,42 @@ impl VolumeProvider for Cluster {
     }
 }
 
-struct Images(Filesystem);
+/// Snapshots are asked of the server, which leaves those of a mounted volume to its machine.
+#[async_trait]
+impl SnapshotProvider for Cluster {
+    fn capabilities(&self) -> SnapshotCapabilities {
+        SnapshotProvider::capabilities(&self.server)
+    }
+
+    async fn begin_snapshot(&self, volume: &VolumeId, name: &SnapshotName) -> Result<SnapshotId> {
+        self.server.begin_snapshot(volume, name).await
+    }
+
+    async fn snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotStatus>> {
+        self.server.snapshot(id).await
+    }
+
+    async fn snapshots(&self, cluster: &ClusterName) -> Result<Vec<SnapshotStatus>> {
+        self.server.snapshots(cluster).await
+    }
+
+    async fn ensure_from(&self, spec: &VolumeSpec, snapshot: &SnapshotId) -> Result<VolumeId> {
+        self.server.ensure_from(spec, snapshot).await
+    }
+
+    async fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
+        self.server.delete_snapshot(id).await
+    }
+}
+
+/// Images of a file system, in a folder that shares blocks between files or one that does not.
+struct Images(Filesystem, Folder);
+
+#[derive(Clone, Copy)]
+enum Folder {
+    Usual,
+    SharesBlocks,
+}
 
 impl Harness for Images {
     type Backend = Cluster;
@@ -104,7 +140,10 @@ impl Harness for Images {
             // Each test is a process: this one has nothing more to do.
             std::process::exit(0);
         }
-        let lab = Lab::new(self.0);
+        let lab = match self.1 {
+            Folder::Usual => Lab::new(self.0),
+            Folder::SharesBlocks => Lab::that_shares_blocks(self.0),
+        };
         let cluster = Cluster::of(&lab);
         (lab, cluster)
     }
@@ -149,20 +188,37 @@ impl VolumeHarness for Images {
 }
 
 mod ext4 {
-    use super::{Filesystem, Images};
-    steadfast_core::volume_conformance!(Images(Filesystem::Ext4));
+    use super::{Filesystem, Folder, Images};
+    steadfast_core::volume_conformance!(Images(Filesystem::Ext4, Folder::Usual));
+    steadfast_core::snapshot_conformance!(Images(Filesystem::Ext4, Folder::Usual));
 }
 
 mod xfs {
-    use super::{Filesystem, Images};
-    steadfast_core::volume_conformance!(Images(Filesystem::Xfs));
+    use super::{Filesystem, Folder, Images};
+    steadfast_core::volume_conformance!(Images(Filesystem::Xfs, Folder::Usual));
+    steadfast_core::snapshot_conformance!(Images(Filesystem::Xfs, Folder::Usual));
+}
+
+mod sharing_blocks {
+    use super::{Filesystem, Folder, Images};
+
+    mod ext4 {
+        use super::{Filesystem, Folder, Images};
+        steadfast_core::snapshot_conformance!(Images(Filesystem::Ext4, Folder::SharesBlocks));
+    }
+
+    mod xfs {
+        use super::{Filesystem, Folder, Images};
+        steadfast_core::snapshot_conformance!(Images(Filesystem::Xfs, Folder::SharesBlocks));
+    }
 }
 
 #[tokio::test]
 async fn nobody_refuses_a_second_writer_and_that_is_declared() {
     if may_mount("nobody_refuses_a_second_writer_and_that_is_declared", Filesystem::Ext4) {
-        let declared = Lab::new(Filesystem::Ext4).server().capabilities();
+        let lab = Lab::new(Filesystem::Ext4);
+        let declared = VolumeProvider::capabilities(&lab.server());
         assert_eq!(declared.exclusivity, Exclusivity::None);
-        assert!(declared.grow && !declared.snapshot && !declared.zonal);
+        assert!(declared.grow && declared.snapshot && !declared.zonal);
     }
 }

@@ -118,7 +118,7 @@ macro_rules! volume_conformance {
     };
 }
 
-fn spec<H: VolumeHarness>(harness: &H, member: &str, name: &str) -> VolumeSpec {
+pub(super) fn spec<H: VolumeHarness>(harness: &H, member: &str, name: &str) -> VolumeSpec {
     VolumeSpec {
         cluster: id("conformance"),
         member: id(member),
@@ -130,11 +130,11 @@ fn spec<H: VolumeHarness>(harness: &H, member: &str, name: &str) -> VolumeSpec {
     }
 }
 
-async fn ensure(volumes: &impl VolumeProvider, spec: &VolumeSpec) -> VolumeId {
+pub(super) async fn ensure(volumes: &impl VolumeProvider, spec: &VolumeSpec) -> VolumeId {
     volumes.ensure(spec).await.expect("a healthy backend makes a volume")
 }
 
-async fn describe(volumes: &impl VolumeProvider, id: &VolumeId) -> Option<VolumeStatus> {
+pub(super) async fn describe(volumes: &impl VolumeProvider, id: &VolumeId) -> Option<VolumeStatus> {
     volumes.describe(id).await.expect("a healthy backend describes")
 }
 
@@ -142,7 +142,7 @@ async fn attachment(volumes: &impl VolumeProvider, id: &VolumeId) -> Attachment 
     describe(volumes, id).await.expect("the volume exists").attachment
 }
 
-async fn opened<H: VolumeHarness>(harness: &H) -> (H::Guard, H::Backend, VolumeId) {
+pub(super) async fn opened<H: VolumeHarness>(harness: &H) -> (H::Guard, H::Backend, VolumeId) {
     let (guard, volumes) = harness.open().await;
     let id = ensure(&volumes, &spec(harness, "member-a", "data")).await;
     (guard, volumes, id)
@@ -158,12 +158,22 @@ async fn reach<H: VolumeHarness>(harness: &H, volumes: &H::Backend, id: &VolumeI
     .await;
 }
 
-async fn attach<H: VolumeHarness>(harness: &H, volumes: &H::Backend, id: &VolumeId, node: &NodeName) {
+pub(super) async fn attach<H: VolumeHarness>(
+    harness: &H,
+    volumes: &H::Backend,
+    id: &VolumeId,
+    node: &NodeName,
+) {
     volumes.begin_attach(id, node).await.expect("a free volume can be attached");
     reach(harness, volumes, id, &Attachment::Attached(node.clone())).await;
 }
 
-async fn detach<H: VolumeHarness>(harness: &H, volumes: &H::Backend, id: &VolumeId, node: &NodeName) {
+pub(super) async fn detach<H: VolumeHarness>(
+    harness: &H,
+    volumes: &H::Backend,
+    id: &VolumeId,
+    node: &NodeName,
+) {
     volumes.begin_detach(id, node).await.expect("its holder's volume can be detached");
     reach(harness, volumes, id, &Attachment::Free).await;
 }
@@ -261,7 +271,7 @@ pub async fn an_unknown_volume_is_not_found<H: VolumeHarness>(harness: &H) {
 }
 
 /// An identifier that the provider could have given: that of a volume which is no more.
-async fn unknown(volumes: &impl VolumeProvider, known: VolumeId) -> VolumeId {
+pub(super) async fn unknown(volumes: &impl VolumeProvider, known: VolumeId) -> VolumeId {
     volumes.delete(&known).await.expect("a free volume can be deleted");
     known
 }

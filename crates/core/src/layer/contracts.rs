@@ -1,4 +1,4 @@
-//! The five contracts, each forwarded once for every layer there is.
+//! The six contracts, each forwarded once for every layer there is.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,13 +10,16 @@ use futures::stream::BoxStream;
 
 use super::{Access, Call, Contract, Layer, Layered, Limits, Needs};
 use crate::error::Result;
-use crate::ids::{ClusterName, MemberId, NodeName, ServiceName, VolumeId, ZoneName};
+use crate::ids::{
+    ClusterName, MemberId, NodeName, ServiceName, SnapshotId, SnapshotName, VolumeId, ZoneName,
+};
 use crate::ip::{AddressOutcome, AddressStatus, IpCapabilities, IpProvider};
 use crate::metadata::{
     CasOutcome, Hint, Key, MetadataCapabilities, MetadataDb, Page, Precondition, Record, Version,
 };
 use crate::orchestrator::{NodeReport, Orchestrator, OrchestratorCapabilities, TaskReport, Workload};
 use crate::registry::{DomainName, NameOutcome, RecordKind, RecordSet, Registry, RegistryCapabilities};
+use crate::snapshot::{SnapshotCapabilities, SnapshotProvider, SnapshotStatus};
 use crate::volume::{VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus};
 
 /// Forwards a contract, method by method. A method that is missing here does not compile: the contracts have no
@@ -101,6 +104,15 @@ forward! {
     Write begin_detach(id: &VolumeId, expected: &NodeName) -> (), on id;
     Write begin_grow(id: &VolumeId, size_bytes: u64) -> (), on id, needs Needs::Growth;
     Write delete(id: &VolumeId) -> (), on id;
+}
+
+forward! {
+    SnapshotProvider, "snapshot", SnapshotCapabilities, |_declared| Limits::NONE;
+    Write begin_snapshot(volume: &VolumeId, name: &SnapshotName) -> SnapshotId, on volume;
+    Read snapshot(id: &SnapshotId) -> Option<SnapshotStatus>, on id;
+    Read snapshots(cluster: &ClusterName) -> Vec<SnapshotStatus>, on cluster;
+    Write ensure_from(spec: &VolumeSpec, snapshot: &SnapshotId) -> VolumeId, on &spec.member_name;
+    Write delete_snapshot(id: &SnapshotId) -> (), on id;
 }
 
 forward! {

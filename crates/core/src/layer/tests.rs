@@ -20,6 +20,7 @@ use crate::orchestrator::memory::MemoryOrchestrator;
 use crate::orchestrator::{Orchestrator, Workload};
 use crate::registry::memory::MemoryRegistry;
 use crate::registry::{DomainName, RecordSet, Registry, RegistryCapabilities, ServiceTarget};
+use crate::snapshot::SnapshotProvider;
 use crate::testing::TestEnvironment;
 use crate::volume::memory::MemoryVolumes;
 use crate::volume::{VolumeProvider, VolumeSpec};
@@ -213,7 +214,7 @@ fn every_operation_of_every_contract_has_a_counter() {
     let counters = CallCounters::new();
     let all: Vec<String> =
         counters.iter().map(|(contract, operation, _)| format!("{contract}.{operation}")).collect();
-    assert_eq!(all.len(), 28, "{all:?}");
+    assert_eq!(all.len(), 33, "{all:?}");
     for some in
         ["ip.allocate", "metadata.watch", "orchestrator.nodes", "registry.upsert", "volume.begin_attach"]
     {
@@ -263,6 +264,14 @@ async fn every_call_goes_through_the_layer() {
     refused(volumes.begin_detach(&id, &node).await);
     refused(volumes.begin_grow(&id, 2).await);
     refused(volumes.delete(&id).await);
+
+    let snapshots: Arc<dyn SnapshotProvider> = faults.around(Arc::new(MemoryVolumes::new()));
+    let snapshot = "vol-1:monday".parse().unwrap();
+    refused(snapshots.begin_snapshot(&id, &"monday".parse().unwrap()).await.map(drop));
+    refused(snapshots.snapshot(&snapshot).await.map(drop));
+    refused(snapshots.snapshots(&spec.cluster).await.map(drop));
+    refused(snapshots.ensure_from(&spec, &snapshot).await.map(drop));
+    refused(snapshots.delete_snapshot(&snapshot).await);
 
     let address = "10.1.0.4".parse().unwrap();
     let ips: Arc<dyn IpProvider> = faults.around(Arc::new(MemoryIps::new(address, 1).unwrap()));
@@ -324,7 +333,8 @@ impl Through {
 
 through_every_layer!(Metadata, MetadataDb, MemoryDb, MemoryDb::with_limits(64 << 10, 16));
 through_every_layer!(Names, Registry, MemoryRegistry, MemoryRegistry::new());
-through_every_layer!(Volumes, VolumeProvider, MemoryVolumes, MemoryVolumes::new());
+through_every_layer!(Volumes, VolumeProvider, MemoryVolumes, MemoryVolumes::that_grow());
+through_every_layer!(VolumesOfOneSize, VolumeProvider, MemoryVolumes, MemoryVolumes::new());
 through_every_layer!(Ips, IpProvider, MemoryIps, MemoryIps::new("10.1.0.4".parse().unwrap(), 300).unwrap());
 through_every_layer!(Tasks, Orchestrator, MemoryOrchestrator, {
     let orchestrator = MemoryOrchestrator::new();
@@ -337,6 +347,7 @@ through_every_layer!(Tasks, Orchestrator, MemoryOrchestrator, {
 
 impl RegistryHarness for Names {}
 impl VolumeHarness for Volumes {}
+impl VolumeHarness for VolumesOfOneSize {}
 impl IpHarness for Ips {
     fn range(&self) -> Option<usize> {
         Some(300)
@@ -352,6 +363,9 @@ mod registry {
 }
 mod volume {
     crate::volume_conformance!(super::Volumes);
+}
+mod volume_of_one_size {
+    crate::volume_conformance!(super::VolumesOfOneSize);
 }
 mod ip {
     crate::ip_conformance!(super::Ips);

@@ -13,6 +13,7 @@ use crate::metadata::MetadataDb;
 use crate::orchestrator::Orchestrator;
 use crate::registry::Registry;
 use crate::runtime::{Environment, Moment};
+use crate::snapshot::SnapshotProvider;
 use crate::volume::VolumeProvider;
 
 /// What became of the calls of one operation. Each number only grows.
@@ -49,6 +50,7 @@ impl CallCounters {
         add::<dyn MetadataDb>(&mut counters);
         add::<dyn Registry>(&mut counters);
         add::<dyn VolumeProvider>(&mut counters);
+        add::<dyn SnapshotProvider>(&mut counters);
         add::<dyn IpProvider>(&mut counters);
         add::<dyn Orchestrator>(&mut counters);
         CallCounters(Arc::new(counters))

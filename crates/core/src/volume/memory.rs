@@ -1,5 +1,7 @@
 //! The memory backend: the reference, and the state of the simulator.
 
+mod snapshots;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -10,14 +12,15 @@ use super::{
     Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{ClusterName, MemberId, NodeName, VolumeId, VolumeName, ZoneName};
+use crate::ids::{ClusterName, MemberId, NodeName, SnapshotId, VolumeId, VolumeName, ZoneName};
 use crate::memory::Shared;
+use crate::snapshot::SnapshotStatus;
 
 /// Volumes in memory. Clones are handles on the same ones.
 ///
 /// By default a transition is complete when the call that begins it returns. With
-/// [`hold_transitions`](Self::hold_transitions) volumes stay `Attaching` and `Detaching`, and as small as they were, until
-/// [`complete`](Self::complete) is called, and a volume that is [in use](Self::set_in_use) stays `Detaching`
+/// [`hold_transitions`](Self::hold_transitions) volumes stay `Attaching` and `Detaching`, and as small as they were, and
+/// snapshots `Pending`, until [`complete`](Self::complete) is called, and a volume that is [in use](Self::set_in_use) stays `Detaching`
 /// until it no longer is.
 #[derive(Debug, Clone)]
 pub struct MemoryVolumes {
@@ -31,6 +34,9 @@ struct Shelf {
     tokens: BTreeMap<(MemberId, VolumeName), VolumeId>,
     /// The sizes that volumes are on their way to.
     growing: BTreeMap<VolumeId, u64>,
+    snapshots: BTreeMap<SnapshotId, SnapshotStatus>,
+    /// The snapshots that volumes were made of.
+    sources: BTreeMap<VolumeId, SnapshotId>,
     made: u64,
     hold: bool,
     node_zones: BTreeMap<NodeName, ZoneName>,
@@ -44,7 +50,7 @@ impl MemoryVolumes {
             zonal: false,
             attach_limit: None,
             grow: false,
-            snapshot: false,
+            snapshot: true,
         })
     }
 
@@ -67,9 +73,10 @@ impl MemoryVolumes {
     /// Completes the transition of a volume; says whether there was one that could be completed.
     pub fn complete(&self, id: &VolumeId) -> bool {
         self.shelf.with(|shelf| {
-            let Some(volume) = shelf.volumes.get_mut(id) else { return false };
+            let taken = shelf.complete_snapshots(id);
+            let Some(volume) = shelf.volumes.get_mut(id) else { return taken };
             let grown = shelf.growing.remove(id).is_some_and(|size| grow(volume, size));
-            complete(volume) || grown
+            complete(volume) || grown || taken
         })
     }
 
@@ -272,6 +279,7 @@ impl VolumeProvider for MemoryVolumes {
             shelf.tokens.remove(&(volume.spec.member.clone(), volume.spec.name.clone()));
             shelf.volumes.remove(id);
             shelf.growing.remove(id);
+            shelf.sources.remove(id);
             Ok(())
         })
     }
@@ -328,10 +336,12 @@ mod tests {
 
     mod at_once {
         crate::volume_conformance!(super::Memory { hold: false, grow: true });
+        crate::snapshot_conformance!(super::Memory { hold: false, grow: true });
     }
 
     mod held {
         crate::volume_conformance!(super::Memory { hold: true, grow: true });
+        crate::snapshot_conformance!(super::Memory { hold: true, grow: true });
     }
 
     mod of_one_size {
@@ -376,7 +386,7 @@ mod tests {
             zonal: false,
             attach_limit: None,
             grow: false,
-            snapshot: false,
+            snapshot: true,
         };
         assert_eq!(MemoryVolumes::new().capabilities(), declared);
         assert_eq!(MemoryVolumes::that_grow().capabilities(), VolumeCapabilities { grow: true, ..declared });

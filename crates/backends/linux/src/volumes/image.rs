@@ -11,6 +11,7 @@
 
 mod copy;
 mod grow;
+mod snapshot;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use steadfast_core::ErrorKind;
-use steadfast_core::ids::NodeName;
+use steadfast_core::ids::{NodeName, SnapshotId};
 use steadfast_lock::Lock;
 
 use super::filesystem::Filesystem;
@@ -46,6 +47,9 @@ struct Record {
     /// Why it could not be made as large as it shall be, until that is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     growth_failed: Option<String>,
+    /// The snapshot that it was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<SnapshotId>,
     /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     extra: Map<String, Value>,
@@ -87,13 +91,14 @@ impl Image {
     /// Makes the image if there is none yet. What was made once, and is not there, is not made again.
     pub(super) fn make(&self, lock: &Lock, filesystem: Filesystem, size_bytes: u64) -> Result<(), Problem> {
         let begun = match self.record()? {
+            Some(Record { uuid: Some(_), source: Some(_), .. }) => return self.forget_source(),
             Some(Record { uuid: Some(_), .. }) => return Ok(()),
             Some(begun) => begun,
             None => {
                 self.check_unused()?;
-                let (uuid, mounted, growth_failed, extra) = (None, None, None, Map::new());
-                let (format, number) = (FORMAT, 1);
-                Record { format, filesystem, uuid, size_bytes, number, mounted, growth_failed, extra }
+                let (uuid, mounted, growth_failed, source) = (None, None, None, None);
+                let (format, number, extra) = (FORMAT, 1, Map::new());
+                Record { format, filesystem, uuid, size_bytes, number, mounted, growth_failed, source, extra }
             }
         };
         let least = begun.filesystem.least_bytes();
@@ -108,8 +113,13 @@ impl Image {
         }
         self.write(&begun)?;
         let file = self.file(begun.number);
-        let uuid = self.format(&begun, &file, lock).inspect_err(|_| discard(&file))?;
-        self.write(&Record { uuid: Some(uuid), ..begun })
+        let made = match begun.source {
+            Some(_) => self.restore(&begun, &file, lock),
+            None => self.format(&begun, &file, lock),
+        };
+        let uuid = made.inspect_err(|_| discard(&file))?;
+        self.write(&Record { uuid: Some(uuid), ..begun })?;
+        self.forget_source()
     }
 
     /// That there is no data which an image would hide, and no image that has lost its record.

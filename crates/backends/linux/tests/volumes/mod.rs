@@ -7,6 +7,9 @@
     reason = "test support: each test file uses its part, and a failure is a panic"
 )]
 
+pub mod killer;
+pub mod writer;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +51,22 @@ impl Lab {
         let folder = tempfile::Builder::new().prefix("sf volumes").tempdir().unwrap();
         fs::create_dir(folder.path().join("shared")).unwrap();
         Lab { folder, filesystem }
+    }
+
+    /// One whose shared folder shares blocks between files: an XFS of its own.
+    pub fn that_shares_blocks(filesystem: Filesystem) -> Lab {
+        let lab = Lab::new(filesystem);
+        let disk = lab.path().join("disk");
+        fs::File::create(&disk).unwrap().set_len(4 << 30).unwrap();
+        for (program, arguments) in [("mkfs.xfs", vec!["-q"]), ("mount", vec!["-o", "loop"])] {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(&disk);
+            if program == "mount" {
+                command.arg(lab.shared());
+            }
+            assert!(command.status().unwrap().success(), "{program}");
+        }
+        lab
     }
 
     pub fn path(&self) -> &Path {
@@ -145,12 +164,14 @@ fn folders(lab: &Path) -> Arc<dyn VolumeProvider> {
 }
 
 pub fn server(lab: &Path, filesystem: Filesystem) -> ImageVolumes {
-    ImageVolumes::recorded(folders(lab), filesystem, Environment::system([5; 32]))
+    let volumes = ImageVolumes::recorded(folders(lab), filesystem, Environment::system([5; 32]));
+    volumes.with_snapshots(&lab.join("shared/snapshots")).unwrap()
 }
 
 pub fn agent(lab: &Path, name: &str, filesystem: Filesystem) -> steadfast_core::Result<ImageVolumes> {
     let environment = Environment::system([4; 32]);
-    ImageVolumes::on(folders(lab), filesystem, environment, node(name), &lab.join(name))
+    ImageVolumes::on(folders(lab), filesystem, environment, node(name), &lab.join(name))?
+        .with_snapshots(&lab.join("shared/snapshots"))
 }
 
 /// Attaches a volume to a machine; gives where it is mounted.

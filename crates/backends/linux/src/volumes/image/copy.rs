@@ -68,7 +68,7 @@ impl Image {
     }
 
     /// Copies a file: at once where the folder's file system shares blocks, otherwise what is written of it.
-    fn copy_file(&self, from: &Path, to: &Path, lock: &Lock) -> Result<(), Problem> {
+    pub(super) fn copy_file(&self, from: &Path, to: &Path, lock: &Lock) -> Result<(), Problem> {
         let copy = |how: [&str; 2]| {
             let arguments = [&how.map(OsStr::new)[..], &[from.as_os_str(), to.as_os_str()]].concat();
             run("cp", "coreutils", &arguments, Some(lock))
@@ -78,8 +78,7 @@ impl Image {
         }
         discard(to);
         // A copy that fills the folder would take the room of every other volume.
-        let takes = fs::metadata(from).map_err(|error| Problem::at(from, error))?.blocks() * 512;
-        self.check_room("a copy", takes)?;
+        self.check_room("a copy", takes(from)?)?;
         let output = copy(["--reflink=never", "--sparse=always"])?;
         if output.status.success() { Ok(()) } else { Err(self.told("cp", &said(&output))) }
     }
@@ -96,6 +95,11 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// How much room a file takes.
+pub(super) fn takes(file: &Path) -> Result<u64, Problem> {
+    Ok(fs::metadata(file).map_err(|error| Problem::at(file, error))?.blocks() * 512)
 }
 
 /// How long a file is and when it was last written to.

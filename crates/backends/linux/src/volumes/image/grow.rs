@@ -138,7 +138,7 @@ impl Image {
     }
 
     /// The record of an image that was made in full.
-    fn made(&self) -> Result<Option<Record>, Problem> {
+    pub(super) fn made(&self) -> Result<Option<Record>, Problem> {
         Ok(self.record()?.filter(|record| record.uuid.is_some()))
     }
 }
