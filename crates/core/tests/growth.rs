@@ -88,8 +88,13 @@ async fn applying_a_larger_size_makes_every_members_volume_larger_and_restarts_n
         let events: Vec<_> = record.events.iter().map(|event| event.message.as_str()).collect();
         assert!(events.contains(&"volume data: 2GiB instead of 1GiB"), "{events:?}");
     }
-    // What it has is no change, and what was is none that can be had.
+    // What it has is no change, and what was is none that can be had: so says the plan.
     assert!(server.plan(file("2GiB")).await.unwrap().changes.is_empty());
+    for (size, refused) in [("3GiB", false), ("1GiB", true)] {
+        let plan = server.plan(file(size)).await.unwrap();
+        let warned = plan.warnings.iter().any(|warning| warning.starts_with("ChangeUnsupported"));
+        assert_eq!((plan.changes.len(), warned), (1, refused), "{plan:?}");
+    }
     assert_eq!(apply(&server, file("2GiB")).await.id, apply(&server, file("2GiB")).await.id);
     assert_eq!(refused(&server, file("1GiB")).await.0, Reason::ChangeUnsupported);
     assert_eq!(sizes(&world), [2 * GIB; 3]);

@@ -13,6 +13,8 @@ use crate::orchestrator::PlacementBy;
 
 /// The label under which a zone's own name server has its address.
 const NAME_SERVER: &str = "ns";
+/// What [`Control::plan`] says of changes that [`Control::apply`] refuses.
+const UNCHANGEABLE: &str = "ChangeUnsupported: apply refuses this: of a service that exists only volumes can be changed, to be larger";
 
 /// A spec that was let in.
 #[derive(Debug, Clone)]
@@ -22,18 +24,21 @@ pub(super) struct Admitted {
 }
 
 impl Control {
-    /// What applying `input` would do. Changes nothing.
+    /// What applying `input` would do, or what it differs in, with a warning, where [`apply`](Self::apply) would refuse the
+    /// change. Changes nothing.
     ///
     /// # Errors
-    /// As [`apply`](Self::apply) would answer.
+    /// As [`apply`](Self::apply) would answer to a spec that cannot be.
     pub async fn plan(&self, input: serde_json::Value) -> ControlResult<PlanReport> {
         let Admitted { spec, resolved } = self.admit(input).await?;
         let existing = self.store.service(&spec.name).await?;
         let index =
             existing.as_ref().map_or_else(|| "0".to_owned(), |found| found.version.as_str().to_owned());
-        let (changes, kept) = match existing {
+        let (changes, of_existing) = match existing {
             Some(found) if !found.body.deleted => {
-                (self.differences(&found.body.id, found.body.revision, &spec).await?, None)
+                let changes = self.differences(&found.body.id, found.body.revision, &spec).await?;
+                let refused = !changes.is_empty() && !self.only_enlarges(&found.body, &spec).await?;
+                (changes, refused.then(|| UNCHANGEABLE.to_owned()))
             }
             Some(deleted) => (planned_creation(&spec, &resolved), self.kept_warning(&deleted.body).await?),
             None => (planned_creation(&spec, &resolved), None),
@@ -41,7 +46,7 @@ impl Control {
         let fencing = self.controller.observer().backends().fencing();
         let mut warnings = resolved.warnings.clone();
         warnings.extend(self.node_warnings(&resolved));
-        warnings.extend(kept);
+        warnings.extend(of_existing);
         Ok(PlanReport {
             index,
             changes,

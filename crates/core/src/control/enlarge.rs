@@ -17,13 +17,18 @@ impl Control {
         admitted: &Admitted,
         guard: Guard,
     ) -> ControlResult<Option<Operation>> {
-        let current = self.stored_revision(service, service.revision).await?;
-        let wanted = ServiceSpec { volumes: current.spec.volumes.clone(), ..admitted.spec.clone() };
-        if wanted != current.spec || !are_kept_or_larger(&current.blueprint, &current.spec, &admitted.spec) {
+        if !self.only_enlarges(service, &admitted.spec).await? {
             return Ok(None);
         }
         let ask = Ask::Volumes(admitted.spec.volumes.clone());
         self.begin_for(&service.name, OperationKind::Upgrade, ask, guard).await.map(Some)
+    }
+
+    /// Whether a spec differs from the one in force in nothing but volumes that are larger.
+    pub(super) async fn only_enlarges(&self, service: &Service, spec: &ServiceSpec) -> ControlResult<bool> {
+        let current = self.stored_revision(service, service.revision).await?;
+        let wanted = ServiceSpec { volumes: current.spec.volumes.clone(), ..spec.clone() };
+        Ok(wanted == current.spec && are_kept_or_larger(&current.blueprint, &current.spec, spec))
     }
 
     /// The revision of a service with these volumes, everything else as it is.
