@@ -32,8 +32,14 @@ const FENCING: Duration = Duration::from_secs(12);
 struct Times {
     /// It was placed on another node: the lease was over.
     placed: Duration,
+    /// Its new container was asked for: the new node's agent was asked for its volume.
+    asked: Duration,
     /// The claim had its new epoch: fenced.
     moved: Duration,
+    /// The container had its volume: the data was prepared.
+    mounted: Duration,
+    /// The container's guard had come up.
+    started: Duration,
     /// A client's write was acknowledged.
     served: Duration,
     /// Swarm took the node to be down.
@@ -68,8 +74,15 @@ fn a_member_is_away_for_its_lease_and_a_few_seconds() {
     };
     println!("| {runs} runs, seconds since the cut | median | maximum |\n|---|---|---|");
     column("placed elsewhere: the lease is over", &|times| times.placed);
+    column("its container asks for its volume", &|times| times.asked);
     column("claimed, with its epoch", &|times| times.moved);
+    column("the container has the volume", &|times| times.mounted);
+    column("its guard has come up", &|times| times.started);
     column("serves", &|times| times.served);
+    column(
+        "our own share: from the container's asking, or the placing if that was later, to the guard",
+        &|times| times.started.saturating_sub(times.asked.max(times.placed)),
+    );
     column("of these, after the lease", &|times| times.served.saturating_sub(FENCING));
     column("Swarm takes the node to be down", &|times| times.down);
     column("a plain service runs elsewhere, without its data", &|times| times.plain);
@@ -113,9 +126,13 @@ fn measure(lab: &Lab, writer: &Writer, run: usize) -> Times {
     assert!((0..COUNT).all(|at| marker(at).exists() == (at == on)), "a local volume is its node's");
     let why = lab.json(near, &["why", "cache-0"]).unwrap().to_string();
     let told = |reason: &str| since(&why, reason, wall);
+    let said = |text: &str| logged(lab, now_on, text, wall);
     let times = Times {
         placed: told("NodeDead"),
+        asked: said("a container asks for its volume"),
         moved: told("MemberMoved"),
+        mounted: said("a container has its volume"),
+        started: said("its container's guard has come up"),
         served: served.unwrap(),
         down: down.unwrap(),
         plain: elsewhere.unwrap(),
@@ -151,6 +168,19 @@ fn since(why: &str, reason: &str, wall: SystemTime) -> Duration {
     // `{"reason":"NodeDead","text":"2026-01-31T12:00:00.123Z (epoch 1) …"}`
     let at = why.rfind(&format!("\"{reason}\"")).unwrap();
     let time = why[at..].split('T').find(|part| part.as_bytes().get(2) == Some(&b':')).unwrap();
+    of_day(time, wall)
+}
+
+/// How long after `wall` the agent of a machine has last said so of the member.
+fn logged(lab: &Lab, at: u8, text: &str, wall: SystemTime) -> Duration {
+    let log = fs::read_to_string(lab.folder.path().join(format!("m{at}.log"))).unwrap();
+    let line = log.lines().rfind(|line| line.contains(text) && line.contains("member=cache-0"));
+    // `2026-01-31T12:00:00.123456Z  INFO …`
+    of_day(line.unwrap().split_once('T').unwrap().1, wall)
+}
+
+/// How long after `wall` it was that time of the day, as in `12:00:00.123Z`.
+fn of_day(time: &str, wall: SystemTime) -> Duration {
     let time = time.split('Z').next().unwrap();
     let parts: Vec<f64> = time.split(':').map(|part| part.parse().unwrap()).collect();
     let day = Duration::from_secs_f64(parts[0] * 3_600.0 + parts[1] * 60.0 + parts[2]);

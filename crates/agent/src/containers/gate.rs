@@ -35,6 +35,8 @@ struct Door {
     offer: Option<GuardSpec>,
     /// The caller that has the member.
     taken: Option<String>,
+    /// When the caller that was given it last had asked.
+    asked: Option<Moment>,
 }
 
 /// What became of an attempt to take a member.
@@ -59,7 +61,7 @@ impl Gate {
     /// Offers the member of `spec`: nothing of an engine is left, so whoever had it has it no more.
     pub(super) fn offer(&self, spec: &GuardSpec) -> io::Result<()> {
         self.with(&spec.member, |door, note| {
-            remove_if_there(note).map(|()| *door = Door { offer: Some(spec.clone()), taken: None })
+            remove_if_there(note).map(|()| *door = Door { offer: Some(spec.clone()), ..Door::default() })
         })?;
         self.news.notify_waiters();
         Ok(())
@@ -68,6 +70,17 @@ impl Gate {
     /// Ends the offer. Who has taken it keeps the member.
     pub(super) fn withdraw(&self, member: &MemberName) {
         self.with(member, |door, _| door.offer = None);
+    }
+
+    /// Ends the offer, unless somebody has taken it. `false`: somebody has.
+    pub(super) fn withdraw_untaken(&self, member: &MemberName) -> bool {
+        self.with(member, |door, _| {
+            let untaken = door.taken.is_none();
+            if untaken {
+                door.offer = None;
+            }
+            untaken
+        })
     }
 
     /// Whether the member is offered.
@@ -120,6 +133,16 @@ impl Gate {
         Ok(self.with(member, |door, _| door.taken.is_some() && (runs || door.offer.is_some())))
     }
 
+    /// Notes when the caller that has the member had asked for it.
+    pub(super) fn note_asked(&self, member: &MemberName, asked: Moment) {
+        self.with(member, |door, _| door.asked = Some(asked));
+    }
+
+    /// When the caller that has the member had asked for it; none: that was another agent's to know.
+    pub(super) fn asked(&self, member: &MemberName) -> Option<Moment> {
+        self.with(member, |door, _| door.asked)
+    }
+
     /// Gives a guard that has not come up yet the node's lease until then. One that has ended is not extended: others
     /// may have the member by now.
     pub(super) fn extend_lease(&self, member: &MemberName, now: Moment, until: Moment) -> io::Result<()> {
@@ -144,7 +167,7 @@ impl Gate {
     fn with<T>(&self, member: &MemberName, change: impl FnOnce(&mut Door, &Path) -> T) -> T {
         let (door, note) = (self.door(member), self.note(member));
         // Unreadable is not known: then the locks alone keep others out.
-        let read = || Door { offer: None, taken: fs::read_to_string(&note).ok() };
+        let read = || Door { taken: fs::read_to_string(&note).ok(), ..Door::default() };
         change(lock(&door).get_or_insert_with(read), &note)
     }
 

@@ -142,6 +142,22 @@ fn what_is_waiting_for_its_container_keeps_the_lease_until_it_has_ended() {
     assert_eq!(written(), 1_500, "it has ended: somebody else may have the member");
 }
 
+/// Its guard, started a moment later, found the next offer's files, and ended: no container had the member then.
+#[test]
+fn an_offer_that_a_container_took_at_the_last_moment_is_not_withdrawn_for_its_age() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = NodeDir::new(folder.path()).with_containers(folder.path());
+    let spec = make_ready(&dir, "orders-0", None);
+    let gate = Gate::new(dir);
+    gate.offer(&spec).unwrap();
+    assert_eq!(gate.take(&spec.member, "a").unwrap(), Taking::Taken);
+    assert!(!gate.withdraw_untaken(&spec.member));
+    assert!(gate.is_offered(&spec.member));
+    gate.give_back(&spec.member, "a").unwrap();
+    assert!(gate.withdraw_untaken(&spec.member));
+    assert_eq!(gate.take(&spec.member, "b").unwrap(), Taking::NotOffered);
+}
+
 #[test]
 fn a_member_whose_disk_does_not_answer_holds_up_no_other() {
     let folder = tempfile::tempdir().unwrap();

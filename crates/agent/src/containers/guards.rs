@@ -64,8 +64,16 @@ impl Guards for ContainerGuards {
         drop(self.found.make_ready(spec)?);
         self.mounts.mount_own(member).map_err(failure)?;
         self.gate.offer(spec).map_err(failure)?;
-        let came = self.env.timeout(PATIENCE, self.comes_up(member)).await;
+        let mut came = self.env.timeout(PATIENCE, self.comes_up(member)).await;
+        if came.is_none() && !self.gate.withdraw_untaken(member) {
+            // It may have been given to a container just now: what that finds must not be made anew under it.
+            came = self.env.timeout(PATIENCE, self.comes_up(member)).await;
+        }
         self.gate.withdraw(member);
+        if let (Some(Ok(())), Some(asked)) = (&came, self.gate.asked(member)) {
+            let since_asked_ms = self.env.clock().monotonic().since(asked).as_millis();
+            tracing::info!(%member, since_asked_ms, "its container's guard has come up");
+        }
         came.unwrap_or_else(|| {
             let what = if self.gate.is_taken(member) {
                 "the container that has its volume has not started"

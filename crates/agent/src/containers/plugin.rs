@@ -128,6 +128,7 @@ impl VolumePlugin {
             news.as_mut().enable();
             let taking = self.gate.take(&member, &asked.id).map_err(failed)?;
             if taking == Taking::Taken {
+                self.gate.note_asked(&member, begun);
                 let waited_ms = clock.monotonic().since(begun).as_millis();
                 tracing::info!(%member, container = asked.id, waited_ms, "a container has its volume");
                 return self.dir.member(&member).ok_or_else(|| "engines are no containers here".to_owned());
