@@ -248,6 +248,37 @@ fn a_plan_says_by_its_code_whether_it_has_changes_and_a_changed_file_is_refused_
     assert_eq!((view.index, view.replicas), (index, 2), "nothing of it is touched");
 }
 
+/// Larger volumes are the one change that is carried out: nobody is restarted for it.
+#[test]
+fn a_larger_volume_is_a_change_that_is_carried_out() {
+    let cluster = Cluster::start();
+    let of_size = |size: &str| {
+        let volumes = json!([{ "name": "data", "size": size }]);
+        let text = spec(json!({ "replicas": 2, "volumes": volumes })).to_string();
+        file(&cluster, &format!("{size}.json"), &text).to_str().unwrap().to_owned()
+    };
+    cluster.ok(["apply", "-f", &of_size("1GiB"), "--wait"]);
+    let engines = |cluster: &Cluster| {
+        let view = cluster.service("orders");
+        view.members.iter().map(|member| member.incarnation.clone().unwrap()).collect::<Vec<_>>()
+    };
+    let before = engines(&cluster);
+    let larger = of_size("2GiB");
+    let answer = cluster.run(["plan", "-f", &larger]);
+    assert_eq!(answer.code, 2, "{answer:?}");
+    assert!(answer.out.contains("change   volumes"), "{answer:?}");
+    cluster.ok(["apply", "-f", &larger, "--wait"]);
+    assert_eq!(engines(&cluster), before, "the same engines run");
+    let answer = cluster.run(["plan", "-f", &larger]);
+    assert_eq!((answer.code, answer.out.lines().next()), (0, Some("no changes")), "{answer:?}");
+    let events = cluster.events("orders");
+    let grown =
+        events.iter().filter(|view| view.event.message == "volume data: 2GiB instead of 1GiB").count();
+    assert_eq!(grown, 2, "{events:?}");
+    let answer = cluster.run(["apply", "-f", &of_size("1GiB")]);
+    refused(&answer, 1, &["[ChangeUnsupported]", "volumes"]);
+}
+
 #[test]
 fn two_zones_for_a_quorum_are_told_when_it_is_planned() {
     let cluster = Cluster::of_nodes(2);

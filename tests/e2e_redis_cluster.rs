@@ -13,10 +13,8 @@ scenarios! { REDIS_CLUSTER;
     a_node_that_comes_back_after_its_member_has_moved_leaves_it_alone,
     everything_killed_at_once_comes_back_with_the_next_up,
     an_engine_that_is_stopped_past_the_lease_goes_on_as_the_same_life,
-    a_crash_loop_backs_off_and_does_not_move,
     a_restart_gives_every_member_a_new_life_one_after_another,
     a_service_that_is_stopped_and_started_cold_is_the_same,
     a_deleted_service_leaves_only_its_volumes,
-    a_service_is_undeleted_with_its_data_after_its_address_was_used_again,
     a_full_disk_is_named_and_everything_goes_on_once_there_is_room,
 }

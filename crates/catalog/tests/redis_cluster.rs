@@ -149,7 +149,11 @@ async fn replicas_follow_and_are_promoted_only_where_acknowledged_writes_may_be_
         members[1].until("the shard is missed", |view| view.alive && !view.ready).await;
         if promoted {
             members[5].until("the replica leads", |view| view.role == Role::Primary && view.ready).await;
-            assert_eq!(ask(&members[1], &["SET", key, "2"]).await, "OK");
+            // Whom a client asks may hear of that a moment later.
+            eventually("the new primary takes writes", || async {
+                (ask(&members[1], &["SET", key, "2"]).await == "OK").then_some(())
+            })
+            .await;
         } else {
             let info = inquire(&members[5], &["CONFIG", "GET", "cluster-replica-no-failover"]).await;
             assert!(info.ends_with("yes"), "{info}");
@@ -161,7 +165,8 @@ async fn replicas_follow_and_are_promoted_only_where_acknowledged_writes_may_be_
         }
         let (leads, value) = if promoted { (Role::Replica, "2") } else { (Role::Primary, "1") };
         members[0].until("it has its role", |view| view.role == leads).await;
-        assert_eq!(ask(&members[3], &["GET", key]).await, value);
+        eventually("it is read", || async { (ask(&members[3], &["GET", key]).await == value).then_some(()) })
+            .await;
         for member in &mut members {
             member.stop().await;
         }
