@@ -88,7 +88,7 @@ async fn a_volume_in_use_is_refused_where_blocks_are_not_shared() {
     let lab = Lab::new(Filesystem::Ext4);
     let holder = lab.agent("a");
     if SnapshotProvider::capabilities(&holder).in_use {
-        println!("left out: this machine's temporary folder shares blocks between files");
+        // This machine's temporary folder shares blocks between files.
         return;
     }
     let id = holder.ensure(&lab.spec()).await.unwrap();
