@@ -257,7 +257,7 @@ fn a_larger_volume_is_a_change_that_is_carried_out() {
         let text = spec(json!({ "replicas": 2, "volumes": volumes })).to_string();
         file(&cluster, &format!("{size}.json"), &text).to_str().unwrap().to_owned()
     };
-    cluster.ok(["apply", "-f", &of_size("1GiB"), "--wait"]);
+    cluster.create("orders", "redis", &["--replicas", "2"]);
     let engines = |cluster: &Cluster| {
         let view = cluster.service("orders");
         view.members.iter().map(|member| member.incarnation.clone().unwrap()).collect::<Vec<_>>()

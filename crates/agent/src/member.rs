@@ -108,7 +108,7 @@ pub(crate) struct MemberTask {
     inbox: Arc<Inbox>,
     told: Told,
     stale: bool,
-    /// Whether it has begun to claim the member, and has given nothing back since.
+    /// Whether this process has held the member, and has given nothing back since.
     in_doubt: bool,
     records: Records,
     live: Option<Live>,

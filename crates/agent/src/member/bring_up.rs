@@ -145,8 +145,8 @@ impl MemberTask {
 
     async fn claim(&mut self) -> Result<(), Held> {
         self.status.phase = MemberPhase::Claiming;
-        self.in_doubt = true;
-        match self.node.claimant.advance(&self.inbox.service, &self.name).await? {
+        let (service, in_doubt) = (&self.inbox.service, &mut self.in_doubt);
+        match self.node.claimant.advance_noting(service, &self.name, in_doubt).await? {
             ClaimProgress::Prepared(member) => {
                 if let Records::Known(known) = &mut self.records {
                     if known.revision.revision != member.body.revision {

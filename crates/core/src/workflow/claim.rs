@@ -81,6 +81,20 @@ impl Claimant {
     /// # Errors
     /// What a backend says. Calling again is always right.
     pub async fn advance(&self, service: &ServiceName, member: &MemberName) -> Result<ClaimProgress> {
+        self.advance_noting(service, member, &mut false).await
+    }
+
+    /// As [`advance`](Self::advance); `has_held` becomes true once the record has named this node, also if the pass
+    /// fails or the member is lost after that. Only then may it have asked for something ([`release`](Self::release)).
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance).
+    pub async fn advance_noting(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+        has_held: &mut bool,
+    ) -> Result<ClaimProgress> {
         loop {
             let Some(found) = self.store.member(service, member).await? else {
                 return Ok(ClaimProgress::Lost(
@@ -89,6 +103,7 @@ impl Claimant {
                 ));
             };
             let view = self.view(&found).await?;
+            *has_held |= view.held;
             match next(&view) {
                 Step::Lost(reason, message) => return Ok(ClaimProgress::Lost(reason, message)),
                 Step::Wait(reason, message) => {

@@ -13,8 +13,8 @@ use crate::volume::{self, Attachment};
 
 impl Claimant {
     /// Gives back what this node holds of `member`. The caller has seen that the whole engine tree is gone from
-    /// this node, which makes it evidence `Released`. `in_doubt`: this process has begun to claim the member and never gave
-    /// it back, so that something may be on its way here that nobody can see yet.
+    /// this node, which makes it evidence `Released`. `in_doubt`: this process has held the member and given nothing
+    /// back since, so that something may be on its way here that nobody can see yet.
     ///
     /// # Errors
     /// What a backend says. Calling again is always right.
