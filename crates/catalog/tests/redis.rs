@@ -8,22 +8,12 @@ use steadfast_catalog::reason;
 use steadfast_core::engine::WantedRole;
 use steadfast_core::model::{Durability, Reason, Role};
 use support::{Running, World};
-use tokio::process::Command;
 
 const PRIMARY: WantedRole = WantedRole::Primary { replicas: Vec::new() };
 
 /// Runs the engine's own client as an ordinary client.
 async fn ask(member: &Running, words: &[&str]) -> String {
-    let output = Command::new("redis-cli")
-        .args(["-h", &member.address(), "-p", "6379"])
-        .args(words)
-        .env("REDISCLI_AUTH", &member.context.secrets["password"])
-        .output()
-        .await
-        .unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-        .trim()
-        .to_owned()
+    member.redis_cli("password", words).await
 }
 
 #[tokio::test]

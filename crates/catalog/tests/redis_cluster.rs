@@ -10,33 +10,18 @@ use std::fs;
 use steadfast_core::engine::WantedRole;
 use steadfast_core::model::{Durability, Role};
 use support::{Running, World, eventually};
-use tokio::process::Command;
 
 /// A key in each third of the slots: of `a`, `b` and `d`.
 const KEYS: [(&str, u16); 3] = [("b", 3300), ("d", 11298), ("a", 15495)];
 
 /// Runs the engine's own client as an ordinary client that goes where it is sent.
 async fn ask(member: &Running, words: &[&str]) -> String {
-    run(member, "password", &["-c"], words).await
+    member.redis_cli("password", &[&["-c"], words].concat()).await
 }
 
 /// Runs it as Steadfast, on this member.
 async fn inquire(member: &Running, words: &[&str]) -> String {
-    run(member, "admin_password", &["--user", "steadfast"], words).await
-}
-
-async fn run(member: &Running, secret: &str, options: &[&str], words: &[&str]) -> String {
-    let output = Command::new("redis-cli")
-        .args(["-h", &member.address(), "-p", "6379"])
-        .args(options)
-        .args(words)
-        .env("REDISCLI_AUTH", &member.context.secrets[secret])
-        .output()
-        .await
-        .unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-        .trim()
-        .to_owned()
+    member.redis_cli("admin_password", &[&["--user", "steadfast"], words].concat()).await
 }
 
 /// What a member knows of the whole: of each member by its address, its number, role, primary and slots.

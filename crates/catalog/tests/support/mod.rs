@@ -112,6 +112,19 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// What Redis' own client says, run against this member with one of its secrets.
+    pub(crate) async fn redis_cli(&self, secret: &str, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-h", &self.address(), "-p", "6379"])
+            .args(arguments)
+            .env("REDISCLI_AUTH", &self.context.secrets[secret])
+            .output()
+            .await
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).trim().to_owned()
+    }
+
     pub(crate) fn peer(&self) -> Peer {
         self.context.member.clone()
     }
