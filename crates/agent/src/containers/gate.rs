@@ -88,9 +88,14 @@ impl Gate {
         self.with(member, |door, _| door.offer.is_some())
     }
 
+    /// Whether the member's guard runs, or what is left of its engine.
+    pub(super) fn runs(&self, member: &MemberName) -> io::Result<bool> {
+        steadfast_lock::is_held(&self.dir.guard_lock(member))
+    }
+
     /// Takes the member for the caller `id`. Taking again what one has is success.
     pub(super) fn take(&self, member: &MemberName, id: &str) -> io::Result<Taking> {
-        let runs = steadfast_lock::is_held(&self.dir.guard_lock(member))?;
+        let runs = self.runs(member)?;
         self.with(member, |door, note| {
             let waited_for = runs || door.offer.is_some();
             Ok(match &door.taken {
@@ -111,7 +116,7 @@ impl Gate {
     /// Gives back what the caller `id` has of the member. What it does not have stays whose it is; so does what runs: a
     /// `docker cp` mounts and unmounts what its container has, in that container's name.
     pub(super) fn give_back(&self, member: &MemberName, id: &str) -> io::Result<()> {
-        let runs = steadfast_lock::is_held(&self.dir.guard_lock(member))?;
+        let runs = self.runs(member)?;
         self.with(member, |door, note| {
             if runs || door.taken.as_deref() != Some(id) {
                 return Ok(());
@@ -129,7 +134,7 @@ impl Gate {
 
     /// Whether a caller has the member: it was given it, and its engine is waited for or runs.
     pub(super) fn is_mounted(&self, member: &MemberName) -> io::Result<bool> {
-        let runs = steadfast_lock::is_held(&self.dir.guard_lock(member))?;
+        let runs = self.runs(member)?;
         Ok(self.with(member, |door, _| door.taken.is_some() && (runs || door.offer.is_some())))
     }
 

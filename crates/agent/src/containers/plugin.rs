@@ -166,7 +166,7 @@ impl VolumePlugin {
     /// Forgets a volume. The member and its data are not the engine's to delete.
     fn remove(&self, asked: &Asked) -> Result<(), Refusal> {
         let member = member(asked)?;
-        if steadfast_lock::is_held(&self.dir.guard_lock(&member)).map_err(failed)? {
+        if self.gate.runs(&member).map_err(failed)? {
             return Err(format!("{member} runs on {}", self.node));
         }
         if self.gate.is_mounted(&member).map_err(failed)? {
