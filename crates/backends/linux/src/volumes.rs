@@ -29,6 +29,7 @@
 
 mod filesystem;
 mod image;
+mod record;
 mod shelf;
 mod snapshots;
 mod system;

@@ -14,8 +14,8 @@ mod grow;
 mod snapshot;
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,7 @@ use steadfast_core::ids::{NodeName, SnapshotId};
 use steadfast_lock::Lock;
 
 use super::filesystem::Filesystem;
+use super::record;
 use super::system::{Problem, find, has_loop, missing, mounted_from, run, said};
 
 const RECORD: &str = "image.json";
@@ -286,39 +287,11 @@ impl Image {
     }
 
     fn record(&self) -> Result<Option<Record>, Problem> {
-        let path = self.folder.join(RECORD);
-        let content = match fs::read(&path) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Problem::at(&path, error)),
-        };
-        let unread = |why: String| {
-            let message = format!("VolumeCorrupt: {} {why}", path.display());
-            Problem::new(ErrorKind::Corrupt, message)
-        };
-        let record: Record = serde_json::from_slice(&content)
-            .map_err(|error| unread(format!("does not decode ({error}): put back a copy of it")))?;
-        if record.format > FORMAT {
-            let why =
-                format!("has format {}, and this build reads up to {FORMAT}: run a newer one", record.format);
-            return Err(unread(why));
-        }
-        Ok(Some(record))
+        record::read(&self.folder.join(RECORD), FORMAT)
     }
 
     fn write(&self, record: &Record) -> Result<(), Problem> {
-        let path = self.folder.join(RECORD);
-        let draft = self.folder.join("image.json.new");
-        let write = || {
-            let content = serde_json::to_vec_pretty(record)?;
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            file.write_all(&content)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|error| Problem::at(&path, error))
+        record::write(&self.folder.join(RECORD), record)
     }
 
     /// That a program could not do its work, by what it said.

@@ -9,9 +9,9 @@
 //! The record comes first and goes first: a folder without one is what a crash has left, and no snapshot.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use steadfast_core::volume::VolumeSpec;
 use steadfast_lock::Lock;
 
 use super::filesystem::Filesystem;
+use super::record;
 use super::system::{Problem, run};
 
 const RECORD: &str = "snapshot.json";
@@ -97,23 +98,7 @@ impl Shelf {
 
     /// What is on record of a snapshot; none if it does not exist.
     pub(super) fn read(&self, id: &SnapshotId) -> Result<Option<Snapshot>, Problem> {
-        let path = self.record_path(id);
-        let content = match fs::read(&path) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Problem::at(&path, error)),
-        };
-        let unread = |why: String| {
-            let message = format!("VolumeCorrupt: {} {why}", path.display());
-            Problem::new(ErrorKind::Corrupt, message)
-        };
-        let found: Snapshot =
-            serde_json::from_slice(&content).map_err(|error| unread(format!("does not decode ({error})")))?;
-        if found.format > FORMAT {
-            let why = format!("has format {}, and this build reads up to {FORMAT}", found.format);
-            return Err(unread(why));
-        }
-        Ok(Some(found))
+        record::read(&self.record_path(id), FORMAT)
     }
 
     /// Every snapshot there is, in order.
@@ -172,7 +157,7 @@ impl Shelf {
         let folder = self.dir.join(id.as_str());
         remove(&self.record_path(id))?;
         if folder.is_dir() {
-            sync(&folder)?;
+            record::sync(&folder)?;
         }
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::at(&folder, error)),
@@ -181,19 +166,8 @@ impl Shelf {
     }
 
     fn write(&self, id: &SnapshotId, snapshot: &Snapshot) -> Result<(), Problem> {
-        let path = self.record_path(id);
-        let draft = path.with_extension("json.new");
-        let write = || {
-            let content = serde_json::to_vec_pretty(snapshot)?;
-            let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
-            let mut file = options.open(&draft)?;
-            file.write_all(&content)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)
-        };
-        write().map_err(|error| Problem::at(&path, error))?;
-        sync(&self.dir.join(id.as_str()))?;
-        sync(&self.dir)
+        record::write(&self.record_path(id), snapshot)?;
+        record::sync(&self.dir)
     }
 }
 
@@ -224,8 +198,4 @@ fn remove(path: &Path) -> Result<(), Problem> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::at(path, error)),
         _ => Ok(()),
     }
-}
-
-fn sync(folder: &Path) -> Result<(), Problem> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| Problem::at(folder, error))
 }
