@@ -3,13 +3,17 @@
 mod common;
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use common::redis::ask;
 use common::world::{World, holders};
 use common::{runs, signal};
 use nix::sys::signal::Signal;
+use steadfast_core::error::ErrorKind;
 use steadfast_core::ids::{Epoch, RoleTerm};
+use steadfast_core::layer::fault::{Fault, Faults};
 use steadfast_core::model::{MemberPhase, Reason, Role, RolePhase};
+use steadfast_core::volume::VolumeProvider as _;
 
 /// The member's engine on a node.
 fn engine_of(world: &World, ordinal: u32, not: Option<i32>) -> i32 {
@@ -56,14 +60,9 @@ async fn another_agent_takes_over_without_touching_the_engine() {
     let (engine, guard) = (engine_of(&world, 0, None), guard_of(&world, 0));
     agent.stop().await;
     assert!(runs(engine) && runs(guard));
-    let beat = world.store.node_status(&"node-1".parse().unwrap()).await.unwrap().unwrap().body.beat;
 
     let agent = world.agent("node-1");
-    let end = std::time::Instant::now() + common::DEADLINE;
-    while world.store.node_status(&"node-1".parse().unwrap()).await.unwrap().unwrap().body.beat <= beat + 1 {
-        assert!(std::time::Instant::now() < end);
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    world.beats("node-1", 2).await;
     let after = world.serving("node-1", 0).await;
     assert_eq!((after.incarnation, after.epoch), (before.incarnation, before.epoch));
     assert_eq!((engine_of(&world, 0, None), guard_of(&world, 0)), (engine, guard));
@@ -277,5 +276,42 @@ async fn replicas_wait_for_the_first_and_follow_whoever_leads() {
     world.until("the second leads", "node-1", 1, leads).await;
     let old = world.until("the first follows", "node-1", 0, |s| s.ready && s.role == Role::Replica).await;
     assert_eq!(old.follows, Some(common::world::name(1)));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn volumes_that_cannot_be_listed_are_looked_at_with_the_next_resync_and_hold_nothing_up() {
+    let mut world = World::new().await;
+    world.timers.resync = Duration::from_secs(3600);
+    let faults = Faults::new();
+    faults.always(|call| call.operation == "list", Fault::Refused(ErrorKind::Unavailable));
+    world.backends.volumes = faults.around(world.backends.volumes.clone());
+    world.create(1).await;
+    let agent = world.agent("node-1");
+    world.place(&[Some("node-1")]).await;
+    world.serving("node-1", 0).await;
+    world.beats("node-1", 20).await;
+    assert_eq!(faults.fired(), 1, "the volumes are listed once");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_attached_against_the_records_is_found_once_volumes_can_be_listed() {
+    let mut world = World::new().await;
+    world.timers.resync = Duration::from_millis(200);
+    world.create(1).await;
+    let id = world.member(0).await.volumes[0].id.clone().unwrap();
+    let node = "node-1".parse().unwrap();
+    world.volumes.begin_attach(&id, &node).await.unwrap();
+    let faults = Faults::new();
+    faults.after(0, 2, |call| call.operation == "list", Fault::Refused(ErrorKind::Unavailable));
+    world.backends.volumes = faults.around(world.backends.volumes.clone());
+    let agent = world.agent("node-1");
+    let end = Instant::now() + common::DEADLINE;
+    while world.volumes.describe(&id).await.unwrap().unwrap().attachment.holder() == Some(&node) {
+        assert!(Instant::now() < end, "it is given back; {} lists failed", faults.fired());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(faults.unfired(), 0);
     agent.stop().await;
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, StreamExt};
 use steadfast_core::error::Result;
-use steadfast_core::ids::MemberName;
+use steadfast_core::ids::{MemberId, MemberName};
 use steadfast_core::metadata::{Hint, Key};
 use steadfast_core::orchestrator::Assignment;
 use steadfast_core::planted::{self, Planted};
@@ -31,6 +31,17 @@ struct News {
     members: BTreeSet<String>,
 }
 
+/// What a look through all members has found.
+#[derive(Debug)]
+enum Seen {
+    /// Nobody looked.
+    AsBefore,
+    /// All that this node has not released.
+    All,
+    /// What the records tell; what is attached here could not be asked for.
+    NoVolumes,
+}
+
 impl Node {
     /// Keeps a task for each member that is assigned here, or that this node has not released. Ends never.
     pub(super) async fn watch_assignments(self: &Arc<Self>) -> Result<()> {
@@ -40,15 +51,22 @@ impl Node {
         let mut news = News::all();
         // Hints, however many, put no resync off.
         let mut resynced = clock.monotonic();
+        // Volumes that could not be listed are looked at with the next resync.
+        let mut unseen = false;
         loop {
             if hints.is_none() {
                 // Subscribed before reading, so that nothing falls in between.
                 hints = self.subscribe().await.ok();
             }
             let mut retry = None;
-            if let Err(error) = self.take_in(&news).await {
-                tracing::warn!(error = %error.chain(), "the assignments cannot be read");
-                retry = Some(Duration::from_millis(200));
+            match self.take_in(&news).await {
+                Ok(Seen::All) => unseen = false,
+                Ok(Seen::NoVolumes) => unseen = true,
+                Ok(Seen::AsBefore) => {}
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "the assignments cannot be read");
+                    retry = Some(Duration::from_millis(200));
+                }
             }
             news = if retry.is_some() { News::all() } else { News::default() };
             let Some(stream) = &mut hints else {
@@ -60,6 +78,7 @@ impl Node {
             if left.is_zero() && retry.is_none() {
                 resynced = clock.monotonic();
                 news.everything = !planted::is(Planted::HintsAlone);
+                news.unreleased = unseen;
                 continue;
             }
             tokio::select! {
@@ -97,9 +116,10 @@ impl Node {
         Ok(stream::select_all(streams).boxed())
     }
 
-    async fn take_in(self: &Arc<Self>, news: &News) -> Result<()> {
-        if news.everything || news.assignments {
-            self.read_assignments(news.unreleased).await?;
+    async fn take_in(self: &Arc<Self>, news: &News) -> Result<Seen> {
+        let seen = if news.unreleased { self.find_unreleased().await? } else { Seen::AsBefore };
+        if news.everything || news.unreleased || news.assignments {
+            self.read_assignments().await?;
         }
         if news.everything || news.record {
             self.record_news.store(true, Ordering::Release);
@@ -116,32 +136,42 @@ impl Node {
                 inbox.tell(|told| told.stale = true);
             }
         }
-        if news.unreleased { self.find_unrecorded().await } else { Ok(()) }
+        Ok(seen)
     }
 
-    /// Finds members that, by their records, this node has not held, and volumes of which are attached to it: the records
-    /// were put back to an older backup, and nobody else can give back what this node has.
-    async fn find_unrecorded(self: &Arc<Self>) -> Result<()> {
+    /// Finds the members that an agent before this one has claimed and not given back. By their records; or, if those
+    /// were put back to an older backup and say nothing of it, by a volume that is attached here: nobody else can give
+    /// back what this node has.
+    async fn find_unreleased(self: &Arc<Self>) -> Result<Seen> {
+        let AgentParts { store, config, .. } = &self.parts;
+        let (attached, seen) = match self.attached().await {
+            Ok(attached) => (attached, Seen::All),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "volumes that are attached here cannot be listed");
+                (BTreeSet::new(), Seen::NoVolumes)
+            }
+        };
+        for found in store.all_members().await? {
+            let member = &found.body;
+            let unreleased = member.unreleased.iter().any(|holder| holder.node == config.node);
+            let elsewhere = member.placed_on.as_ref() != Some(&config.node);
+            if unreleased || (elsewhere && attached.contains(&member.id)) {
+                self.task(&member.name, &member.service);
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The members of which a volume is attached to this node.
+    async fn attached(&self) -> Result<BTreeSet<MemberId>> {
         let AgentParts { store, config, backends, .. } = &self.parts;
         let here = |status: &VolumeStatus| status.attachment.holder() == Some(&config.node);
         let volumes = backends.volumes.list(store.cluster()).await?;
-        let attached: BTreeSet<_> =
-            volumes.into_iter().filter(here).map(|status| status.spec.member).collect();
-        if attached.is_empty() {
-            return Ok(());
-        }
-        for found in store.all_members().await? {
-            let member = &found.body;
-            // What has a task is looked at by it.
-            let has_task = lock(&self.tasks).contains_key(&member.name);
-            if !has_task && attached.contains(&member.id) && member.placed_on.as_ref() != Some(&config.node) {
-                self.task(&member.name, &member.service).update(None);
-            }
-        }
-        Ok(())
+        Ok(volumes.into_iter().filter(here).map(|status| status.spec.member).collect())
     }
 
-    async fn read_assignments(self: &Arc<Self>, unreleased: bool) -> Result<()> {
+    /// Gives every member that is assigned here a task, and tells every task what is assigned.
+    async fn read_assignments(self: &Arc<Self>) -> Result<()> {
         let AgentParts { store, config, .. } = &self.parts;
         let assignments: BTreeMap<MemberName, Arc<Assignment>> = store
             .assignments(&config.node)
@@ -151,15 +181,6 @@ impl Node {
             .collect();
         for (member, assignment) in &assignments {
             self.task(member, &assignment.service);
-        }
-        if unreleased {
-            // Also what an agent before this one has claimed and not given back.
-            for member in store.all_members().await? {
-                let member = member.body;
-                if member.unreleased.iter().any(|holder| holder.node == config.node) {
-                    self.task(&member.name, &member.service);
-                }
-            }
         }
         let tasks: Vec<(MemberName, Arc<Inbox>)> =
             lock(&self.tasks).iter().map(|(name, inbox)| (name.clone(), Arc::clone(inbox))).collect();

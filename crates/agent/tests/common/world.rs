@@ -331,6 +331,17 @@ impl World {
         }
     }
 
+    /// Waits until a node's agent has given this many signs of life more.
+    pub async fn beats(&self, node: &str, more: u64) {
+        let node = node.parse().unwrap();
+        let beat = async || self.store.node_status(&node).await.unwrap().map_or(0, |status| status.body.beat);
+        let (before, end) = (beat().await, Instant::now() + DEADLINE);
+        while beat().await < before + more {
+            assert!(Instant::now() < end, "{node} gives no signs of life");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub async fn serving(&self, node: &str, ordinal: u32) -> MemberStatus {
         self.until("it serves", node, ordinal, |status| status.ready && status.phase == MemberPhase::Serving)
             .await
