@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::redis::ask;
@@ -11,7 +12,10 @@ use common::{runs, signal};
 use nix::sys::signal::Signal;
 use steadfast_core::error::ErrorKind;
 use steadfast_core::ids::{Epoch, RoleTerm};
+use steadfast_core::layer::Call;
 use steadfast_core::layer::fault::{Fault, Faults};
+use steadfast_core::metadata::MetadataDb;
+use steadfast_core::metadata::memory::MemoryDb;
 use steadfast_core::model::{MemberPhase, Reason, Role, RolePhase};
 use steadfast_core::volume::VolumeProvider as _;
 
@@ -313,5 +317,34 @@ async fn what_is_attached_against_the_records_is_found_once_volumes_can_be_liste
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(faults.unfired(), 0);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_ends_while_its_task_waits_for_the_store_is_not_said_to_serve() {
+    let faults = Faults::new();
+    let db: Arc<dyn MetadataDb> = Arc::new(MemoryDb::new());
+    let mut world = World::over(faults.around(db)).await;
+    world.create(1).await;
+    let agent = world.agent("node-1");
+    world.place(&[Some("node-1")]).await;
+    world.serving("node-1", 0).await;
+    // Told that the service has changed, the task reads its records, and hears nothing any more.
+    let reads_member =
+        |call: &Call<'_>| call.operation == "get" && call.subject.to_string().contains("members");
+    faults.once(reads_member, Fault::Swallowed);
+    world.change_role(|role| role.failures += 1).await;
+    let end = Instant::now() + common::DEADLINE;
+    while faults.unfired() > 0 {
+        assert!(Instant::now() < end, "the task reads the member's record");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Its engine ends with it.
+    signal(guard_of(&world, 0), Signal::SIGKILL);
+    while world.status("node-1", 0).await.is_some_and(|status| status.ready) {
+        assert!(Instant::now() < end, "it is said to serve, and nobody has looked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.beats("node-1", 2).await;
     agent.stop().await;
 }

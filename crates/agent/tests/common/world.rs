@@ -21,6 +21,7 @@ use steadfast_core::ids::{
     Epoch, Generation, GroupName, MemberName, NodeName, Revision, RoleTerm, ServiceName,
 };
 use steadfast_core::ip::memory::MemoryIps;
+use steadfast_core::metadata::MetadataDb;
 use steadfast_core::metadata::memory::MemoryDb;
 use steadfast_core::model::{
     AddressBinding, Blueprint, Desired, EventRing, Group, Leadership, Member, MemberPhase, MemberStatus,
@@ -92,11 +93,14 @@ fn network() -> IpAddr {
 
 impl World {
     pub async fn new() -> Self {
+        Self::over(Arc::new(MemoryDb::new())).await
+    }
+
+    /// A cluster with its records in `db`.
+    pub async fn over(db: Arc<dyn MetadataDb>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let env = Environment::system(rand());
-        let store =
-            Store::new(Arc::new(MemoryDb::new()), env.entropy().fork("store"), "test".parse().unwrap())
-                .unwrap();
+        let store = Store::new(db, env.entropy().fork("store"), "test".parse().unwrap()).unwrap();
         let volumes = Arc::new(DirectoryVolumes::open(folder.path(), env.clone()).unwrap());
         let registry = MemoryRegistry::new();
         let zone: DomainName = "test.steadfast.internal".parse().unwrap();
