@@ -213,7 +213,7 @@ impl Tried {
         self.settles();
     }
 
-    fn is_deleted(self) {
+    fn ends(self) {
         drop(self.client);
         expect(&self.lab.cli(0, &["delete", self.service, "--wait"]), 0);
         eventually("the swarm has no service", || {
@@ -329,7 +329,7 @@ fn a_redis_cluster_on_a_swarm_keeps_its_slots_and_numbers_wherever_its_members_a
 
     let second = tried.members(0).unwrap()["kv-1"].on;
     tried.survives_the_death_of(second);
-    tried.is_deleted();
+    tried.ends();
 }
 
 #[test]
@@ -362,5 +362,5 @@ fn a_zookeeper_on_a_swarm_keeps_its_voters_wherever_they_are() {
 
     let second = tried.members(0).unwrap()["locks-1"].on;
     tried.survives_the_death_of(second);
-    tried.is_deleted();
+    tried.ends();
 }
