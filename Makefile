@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo lab test test-e2e test-swarm sim-long bench fuzz docs install-engines install-test-deps
+.PHONY: help demo lab test test-e2e test-swarm swarm-times sim-long bench fuzz docs install-engines install-test-deps
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -35,6 +35,11 @@ test-e2e: install-test-deps ## The end-to-end suites alone: about ten minutes
 test-swarm: install-test-deps ## The failures of a Docker Swarm: about twenty minutes (STEADFAST_SCENARIO=drained for some)
 	cargo nextest run --locked --package steadfast --all-features --profile swarm --ignore-default-filter \
 		--no-capture -E 'binary(/^swarm/)'
+
+# A minute and a half for each; nothing else should run meanwhile.
+swarm-times: install-test-deps ## How long a member of a Docker Swarm is away, by phases, beside Swarm's own (RUNS=10)
+	STEADFAST_TIMES=$(or $(RUNS),10) cargo nextest run --locked --package steadfast --all-features --profile swarm \
+		--ignore-default-filter --no-capture -E 'binary(swarm_times)'
 
 SIM = $(or $(CARGO_TARGET_DIR),target)/sim/steadfast-sim
 

@@ -16,6 +16,7 @@ pub const ZOOKEEPER: Engine = Engine {
 
 const FOLDER: &str = "/numbers";
 const CREATE: i32 = 1;
+const GET_DATA: i32 = 4;
 const GET_CHILDREN: i32 = 8;
 const SYNC: i32 = 9;
 const NODE_EXISTS: i32 = -110;
@@ -25,6 +26,8 @@ const NODE_EXISTS: i32 = -110;
 pub struct Zookeeper {
     stream: TcpStream,
     calls: i32,
+    /// The number of the voter that made the session.
+    pub voter: u8,
 }
 
 impl Zookeeper {
@@ -34,7 +37,7 @@ impl Zookeeper {
         for set in [stream.set_read_timeout(Some(PATIENCE)), stream.set_nodelay(true)] {
             set.map_err(|error| error.to_string())?;
         }
-        let mut session = Zookeeper { stream, calls: 0 };
+        let mut session = Zookeeper { stream, calls: 0, voter: 0 };
         let mut hello = Vec::new();
         put_int(&mut hello, 0);
         hello.extend_from_slice(&0_i64.to_be_bytes());
@@ -44,11 +47,26 @@ impl Zookeeper {
         hello.extend_from_slice(&[0; 16]);
         hello.push(0);
         session.send(&hello)?;
-        session.receive()?;
+        // The version, the timeout, the session's number, which begins with that of the voter.
+        session.voter = *session.receive()?.get(8).ok_or("an answer that is cut off")?;
         match session.call(CREATE, &create(FOLDER))? {
             (0 | NODE_EXISTS, _) => Ok(session),
             (code, _) => Err(format!("create {FOLDER}: code {code}")),
         }
+    }
+
+    /// What a node of the tree holds.
+    pub fn read(&mut self, path: &str) -> Result<String, String> {
+        let mut body = Vec::new();
+        put_text(&mut body, path);
+        body.push(0);
+        let (code, answer) = self.call(GET_DATA, &body)?;
+        if code != 0 {
+            return Err(format!("getData {path}: code {code}"));
+        }
+        let length = usize::try_from(int_at(&answer, 0)?).map_err(|error| error.to_string())?;
+        let data = answer.get(4..4 + length).ok_or("an answer that is cut off")?;
+        Ok(String::from_utf8_lossy(data).into_owned())
     }
 
     fn call(&mut self, kind: i32, body: &[u8]) -> Result<(i32, Vec<u8>), String> {

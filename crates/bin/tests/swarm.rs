@@ -80,6 +80,6 @@ fn a_member_of_a_swarm_comes_back_on_another_node_when_its_own_is_cut_off() {
     // What is deleted leaves no service.
     expect(&lab.cli(first, &["delete", "cache", "--wait"]), 0);
     eventually("the swarm has no service", || {
-        lab.docker(first, &["service", "ls", "--quiet"]).is_empty().then_some(())
+        lab.told_by_docker(first, &["service", "ls", "--quiet"])?.is_empty().then_some(())
     });
 }

@@ -25,7 +25,7 @@ use common::cluster::has_redis;
 use common::{err, expect, out};
 use docker::{IMAGE, has_docker};
 use lab::{COUNT, Lab};
-use load::{Redis, Watch, Writer, on};
+use load::{BY_REDIS, Redis, Watch, Writer, on};
 use network::{eventually, may_make_networks};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -77,7 +77,7 @@ impl Matrix {
         let near =
             (0..COUNT).map(|at| Writer::start(lab.machine(at), &format!("near-{at}"), &address, &password));
         let writers = std::iter::once(outside).chain(near).collect();
-        let watch = Watch::over(lab.shared());
+        let watch = Watch::over(lab.shared().join("volumes"), BY_REDIS);
         let begun = Beginning {
             on: 0,
             swarm_leader: 0,
@@ -111,9 +111,12 @@ impl Matrix {
     }
 
     fn swarm_leader(&self) -> u8 {
-        let listed = self.lab.docker(0, &["node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}"]);
-        let leader = listed.lines().find_map(|line| line.strip_suffix(" Leader")).unwrap();
-        (0..COUNT).find(|at| leader == format!("node-{at}")).unwrap()
+        eventually("the swarm has a leader", || {
+            let format = ["node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}"];
+            let listed = self.lab.told_by_docker(0, &format)?;
+            let leader = listed.lines().find_map(|line| line.strip_suffix(" Leader"))?;
+            (0..COUNT).find(|at| leader == format!("node-{at}"))
+        })
     }
 
     /// The machine whose server looks after the service.
@@ -378,7 +381,8 @@ impl Matrix {
         }
         assert!(self.lab.machine(on).has(&self.address));
         eventually("one service, one task that runs", || {
-            let services = self.lab.docker(on, &["service", "ls", "--format", "{{.Name}} {{.Replicas}}"]);
+            let format = ["service", "ls", "--format", "{{.Name}} {{.Replicas}}"];
+            let services = self.lab.told_by_docker(on, &format)?;
             (services == "local_cache-0 1/1").then_some(())
         });
         eventually("one assignment, one holder", || {

@@ -143,6 +143,6 @@ fn a_postgresql_in_containers_replicates_and_fails_over_with_everything_that_was
     assert_eq!(running, 1, "{primary} runs once");
     expect(&lab.cli(near, &["delete", "orders", "--wait"]), 0);
     eventually("the swarm has no service", || {
-        lab.docker(near, &["service", "ls", "--quiet"]).is_empty().then_some(())
+        lab.told_by_docker(near, &["service", "ls", "--quiet"])?.is_empty().then_some(())
     });
 }

@@ -1,5 +1,5 @@
 //! How long a member of a Docker Swarm is away when its node is cut off, by phases, beside Swarm's own detection and a
-//! plain service of Swarm's with a local volume: `make test-swarm` for three times, `STEADFAST_TIMES=10` for as many.
+//! plain service of Swarm's with a local volume: `make test-swarm` for three times, `make swarm-times` for ten.
 #![cfg(all(feature = "etcd", feature = "linux", feature = "swarm"))]
 #![allow(
     clippy::unwrap_used,
@@ -67,25 +67,53 @@ fn a_member_is_away_for_its_lease_and_a_few_seconds() {
     let command = ["redis-server", "--port", "0", "--unixsocket", "/plain/socket"];
     lab.docker(0, &[&plain[..], &mount, &command].concat());
     let times: Vec<Times> = (0..runs).map(|run| measure(&lab, &writer, run)).collect();
+    print(&times);
+}
+
+/// Medians and maxima, as a table of Markdown.
+fn print(times: &[Times]) {
     let column = |name: &str, of: &dyn Fn(&Times) -> Duration| {
         let mut all: Vec<f64> = times.iter().map(|times| of(times).as_secs_f64()).collect();
         all.sort_by(f64::total_cmp);
-        println!("| {name} | {:.1} | {:.1} |", all[all.len() / 2], all[all.len() - 1]);
+        let median = f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2]);
+        println!("| {name} | {median:.1} | {:.1} |", all[all.len() - 1]);
     };
-    println!("| {runs} runs, seconds since the cut | median | maximum |\n|---|---|---|");
+    println!("| {} runs, seconds since the cut | median | maximum |\n|---|---|---|", times.len());
     column("placed elsewhere: the lease is over", &|times| times.placed);
     column("its container asks for its volume", &|times| times.asked);
     column("claimed, with its epoch", &|times| times.moved);
     column("the container has the volume", &|times| times.mounted);
     column("its guard has come up", &|times| times.started);
-    column("serves", &|times| times.served);
-    column(
-        "our own share: from the container's asking, or the placing if that was later, to the guard",
-        &|times| times.started.saturating_sub(times.asked.max(times.placed)),
-    );
-    column("of these, after the lease", &|times| times.served.saturating_sub(FENCING));
+    column("serves: a client's write is acknowledged", &|times| times.served);
+    column("**our own share**: from the asking, or the placing if that was later, to the guard", &|times| {
+        times.started.saturating_sub(times.begun())
+    });
+    column("of it ours alone: claim, volume, address, data, until Docker is told where it is", &|times| {
+        times.mounted.saturating_sub(times.begun())
+    });
+    column("of it Docker's: it makes and starts the container", &|times| {
+        times.started.saturating_sub(times.mounted)
+    });
+    column("the engine's: it reads its data, and is seen to serve", &|times| {
+        times.served.saturating_sub(times.started)
+    });
+    column("all of it, after the lease", &|times| times.served.saturating_sub(FENCING));
     column("Swarm takes the node to be down", &|times| times.down);
     column("a plain service runs elsewhere, without its data", &|times| times.plain);
+}
+
+impl Times {
+    /// From when on nobody else was waited for.
+    fn begun(&self) -> Duration {
+        self.asked.max(self.placed)
+    }
+}
+
+/// What the machine had to do in the last minute, and how many processors it has for that.
+fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    let processors = std::thread::available_parallelism().unwrap();
+    format!("load {} on {processors} processors", load.split(' ').next().unwrap())
 }
 
 fn measure(lab: &Lab, writer: &Writer, run: usize) -> Times {
@@ -137,7 +165,7 @@ fn measure(lab: &Lab, writer: &Writer, run: usize) -> Times {
         down: down.unwrap(),
         plain: elsewhere.unwrap(),
     };
-    println!("{run}: {times:?}");
+    println!("{run}: {}: {times:?}", load());
     lab.network.heal(on);
     lab.all_ready(near);
     // Made again, one on each node.

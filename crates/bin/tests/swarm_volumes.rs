@@ -28,7 +28,7 @@ use Act::{
 use common::cluster::has_redis;
 use common::{err, expect, out};
 use docker::has_docker;
-use load::Watch;
+use load::{BY_REDIS, Watch};
 use machine::{Lab, folder_of};
 use network::{eventually, may_make_networks};
 use nix::sys::signal::{Signal, kill};
@@ -407,7 +407,7 @@ fn whatever_users_and_crashes_make_of_docker_one_container_has_a_member() {
         println!("{name}");
         let service = format!("row{at}");
         create(&lab, &service);
-        let watch = Watch::over(lab.folder.path().join("data/volumes"));
+        let watch = Watch::over(lab.folder.path().join("data/volumes"), BY_REDIS);
         let mut row = Row {
             lab: &mut lab,
             service,

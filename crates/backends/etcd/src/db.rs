@@ -93,6 +93,11 @@ impl EtcdDb {
         self.inner.history.newest()
     }
 
+    /// The URL of the member that is asked next: of this machine's own for as long as that answers.
+    pub fn member(&self) -> &str {
+        self.inner.endpoints.member()
+    }
+
     /// The records of a range, or of one key, as they are at one revision.
     async fn range(
         &self,

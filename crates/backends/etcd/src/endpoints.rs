@@ -1,14 +1,16 @@
 //! The members of an etcd cluster, asked one at a time: whoever answered last is asked next, and who fails is left. The
-//! first is this machine's own, if there is one: it is not lost by the loss of another machine.
+//! first is this machine's own, if there is one: it is not lost by the loss of another machine. So it is gone back to, as
+//! soon as it answers again. Watches are where requests are.
 
 use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, TlsOptions};
 use steadfast_core::{Environment, Error, Result};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::failure::Failure;
 use crate::options::EtcdOptions;
@@ -22,6 +24,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// The pauses after every member has failed.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// How often this machine's own member, once it was left, is asked whether it is back.
+const RETURN: Duration = Duration::from_secs(1);
 /// When a silent connection is asked whether it is there, and how long it may take to say so. etcd refuses to be asked
 /// more often than every 5 s, or while nothing is asked of it.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
@@ -38,8 +42,12 @@ pub(crate) struct Endpoints {
     options: EtcdOptions,
     environment: Environment,
     members: Vec<Member>,
+    /// This machine's own.
+    home: Option<usize>,
     /// Who is asked next.
-    current: AtomicUsize,
+    current: watch::Sender<usize>,
+    /// Whether it is being tried to go back home.
+    returns: AtomicBool,
 }
 
 struct Member {
@@ -53,8 +61,19 @@ impl Endpoints {
         let location = &options.location;
         let member = |host: &String| Member { url: location.url(host), client: Mutex::new(None) };
         let members = location.hosts().iter().map(member).collect();
-        let first = location.hosts().iter().position(|host| is_here(host)).unwrap_or_default();
-        Endpoints { environment, members, current: AtomicUsize::new(first), options }
+        let home = location.hosts().iter().position(|host| is_here(host));
+        let current = watch::Sender::new(home.unwrap_or_default());
+        Endpoints { environment, members, home, current, returns: AtomicBool::new(false), options }
+    }
+
+    /// Tells whenever it is another member that is asked.
+    pub(crate) fn follow(&self) -> watch::Receiver<usize> {
+        self.current.subscribe()
+    }
+
+    /// The URL of the member that is asked next.
+    pub(crate) fn member(&self) -> &str {
+        &self.members[*self.current.borrow()].url
     }
 
     pub(crate) fn environment(&self) -> &Environment {
@@ -64,7 +83,7 @@ impl Endpoints {
     /// Asks until a member answers. What may have happened is asked once, unless it only reads; what certainly had no
     /// effect is asked again, of the next member, for as long as an election takes.
     pub(crate) async fn call<T, F>(
-        &self,
+        self: &Arc<Self>,
         access: Access,
         operation: &'static str,
         subject: &(dyn fmt::Display + Sync),
@@ -77,7 +96,7 @@ impl Endpoints {
         let begun = clock.monotonic();
         let (mut failures, mut pause) = (0, FIRST_PAUSE);
         loop {
-            let at = self.current.load(Ordering::Relaxed) % self.members.len();
+            let at = *self.current.borrow();
             let member = &self.members[at];
             let failure = match self.attempt(member, &request).await {
                 Ok(answer) => return Ok(answer),
@@ -155,10 +174,70 @@ impl Endpoints {
     }
 
     /// Asks another member from now on, unless somebody else has moved on already.
-    fn leave(&self, at: usize) {
+    fn leave(self: &Arc<Self>, at: usize) {
         let next = (at + 1) % self.members.len();
-        // Lost: another caller has left it before.
-        self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).ok();
+        self.current.send_if_modified(|current| {
+            let moves = *current == at && next != at;
+            if moves {
+                *current = next;
+            }
+            moves
+        });
+        if let Some(home) = self.home
+            && *self.current.borrow() != home
+            && !self.returns.swap(true, Ordering::AcqRel)
+        {
+            self.return_to(home);
+        }
+    }
+
+    /// Has this machine's own member be asked again once it answers, with the consent of a majority. Until then nobody
+    /// waits for it.
+    fn return_to(self: &Arc<Self>, home: usize) {
+        let endpoints = Arc::downgrade(self);
+        let environment = self.environment.clone();
+        let until = environment.tasks().shutdown();
+        self.environment.tasks().spawn("etcd's own member", async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = until.requested() => return,
+                    () = environment.clock().sleep(RETURN) => {}
+                }
+                let Some(endpoints) = endpoints.upgrade() else { return };
+                let answered = tokio::select! {
+                    biased;
+                    () = until.requested() => return,
+                    answered = endpoints.answers(home) => answered,
+                };
+                if answered {
+                    // Whoever leaves it from now on has it tried anew.
+                    endpoints.returns.store(false, Ordering::Release);
+                    endpoints.current.send_replace(home);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a member answers what only a majority knows.
+    async fn answers(&self, at: usize) -> bool {
+        let member = &self.members[at];
+        // Where the user may read.
+        let key = self.options.location.prefix().map_or_else(String::new, |prefix| format!("{prefix}/"));
+        let ask = |mut client: Client| {
+            let key = format!("{key}steadfast/");
+            async move { client.get(key, Some(GetOptions::new().with_count_only())).await }
+        };
+        match self.attempt(member, &ask).await {
+            Ok(_) => true,
+            Err(failure) => {
+                if failure.stale_login {
+                    *member.client.lock().await = None;
+                }
+                false
+            }
+        }
     }
 
     fn error(
@@ -206,7 +285,7 @@ mod tests {
         ] {
             let options = EtcdOptions::new(location.parse().unwrap());
             let endpoints = Endpoints::new(Environment::system([1; 32]), options);
-            assert_eq!(endpoints.current.into_inner(), first, "{location}");
+            assert_eq!(*endpoints.current.borrow(), first, "{location}");
         }
     }
 }

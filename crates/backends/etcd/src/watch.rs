@@ -14,6 +14,7 @@ use futures::stream::{self, BoxStream};
 use steadfast_core::Result;
 use steadfast_core::metadata::{Hint, Key};
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::watch;
 
 use crate::db::Keys;
 use crate::endpoints::{Access, Endpoints};
@@ -45,6 +46,9 @@ struct Watch {
     /// The revision to go on at; none: at whatever is now, since what was before is gone.
     next: Option<i64>,
     ready: VecDeque<Hint>,
+    /// Who is asked. One that is cut off says nothing on a watch, for as long as a connection may be silent; requests
+    /// notice sooner.
+    asked: watch::Receiver<usize>,
 }
 
 /// The hints about what lies in `range`, until nobody sends on `closed` any more.
@@ -53,7 +57,8 @@ pub(crate) async fn stream(
     range: Range,
     closed: Receiver<Infallible>,
 ) -> Result<BoxStream<'static, Hint>> {
-    let mut watch = Watch { endpoints, range, stream: None, next: None, ready: VecDeque::new() };
+    let asked = endpoints.follow();
+    let mut watch = Watch { endpoints, range, stream: None, next: None, ready: VecDeque::new(), asked };
     watch.open().await?;
     Ok(stream::unfold((watch, closed), |(mut watch, mut closed)| async move {
         let hint = tokio::select! {
@@ -74,14 +79,24 @@ impl Watch {
             }
             match &mut self.stream {
                 None => self.open_again().await,
-                Some(stream) => match stream.message().await {
-                    Ok(Some(response)) => self.take(&response),
-                    ended => {
-                        let prefix = &self.range.prefix;
-                        tracing::debug!(%prefix, ?ended, "a watch broke; it is taken up again");
-                        self.stream = None;
+                Some(stream) => {
+                    let told = tokio::select! {
+                        biased;
+                        message = stream.message() => message,
+                        Ok(()) = self.asked.changed() => {
+                            self.stream = None;
+                            continue;
+                        }
+                    };
+                    match told {
+                        Ok(Some(response)) => self.take(&response),
+                        ended => {
+                            let prefix = &self.range.prefix;
+                            tracing::debug!(%prefix, ?ended, "a watch broke; it is taken up again");
+                            self.stream = None;
+                        }
                     }
-                },
+                }
             }
         }
     }
@@ -113,6 +128,8 @@ impl Watch {
 
     /// Opens a stream at `next`. What is acknowledged after this returns comes by it.
     async fn open(&mut self) -> Result<()> {
+        // Whoever is asked instead, from here on, is followed.
+        self.asked.mark_unchanged();
         let Range { prefix, first, end, .. } = &self.range;
         let mut options = WatchOptions::new().with_range(end.as_str()).with_progress_notify();
         if let Some(next) = self.next {

@@ -4,12 +4,13 @@
 
 mod members;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use members::Members;
+use nix::sys::signal::{Signal, kill};
 use steadfast_backend_etcd::{EtcdDb, EtcdOptions};
 use steadfast_core::metadata::{CasOutcome, Hint, Key, MetadataDb, Precondition};
 use steadfast_core::{Environment, ErrorKind};
@@ -91,6 +92,57 @@ async fn a_watch_moves_to_another_member_when_its_own_dies() {
     let others = connect(&format!("{},{}", members.host(1), members.host(2))).await;
     create(&others, "w/after").await;
     assert_eq!(next(&mut hints).await, changed("w/after"));
+}
+
+/// How long a connection may be silent before etcd's client takes it for dead.
+const SILENCE: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn a_watch_follows_the_requests_when_its_member_falls_silent() {
+    let members = Members::start(3);
+    let db = connect(&members.hosts()).await;
+    let mut hints = db.watch(&key("w")).await.unwrap();
+    create(&db, "w/before").await;
+    assert_eq!(next(&mut hints).await, changed("w/before"));
+    // It stands still: its connections stay as they are, as those of a machine that is cut off.
+    kill(members.process(0), Signal::SIGSTOP).unwrap();
+    let others = connect(&format!("{},{}", members.host(1), members.host(2))).await;
+    create(&others, "w/meanwhile").await;
+    let begun = Instant::now();
+    // Requests leave it, and the watch does with them.
+    db.get(&key("w/meanwhile")).await.unwrap();
+    assert_ne!(db.member(), format!("http://{}", members.host(0)));
+    assert_eq!(next(&mut hints).await, changed("w/meanwhile"));
+    assert!(begun.elapsed() < SILENCE, "{:?}", begun.elapsed());
+    kill(members.process(0), Signal::SIGCONT).unwrap();
+}
+
+#[tokio::test]
+async fn the_member_of_this_machine_is_asked_again_once_it_is_back() {
+    let mut members = Members::start(3);
+    let db = connect(&members.hosts()).await;
+    let own = format!("http://{}", members.host(0));
+    assert_eq!(db.member(), own);
+    let mut hints = db.watch(&key("w")).await.unwrap();
+    members.kill(0);
+    create(&db, "w/without").await;
+    assert_ne!(db.member(), own);
+    assert_eq!(next(&mut hints).await, changed("w/without"));
+    members.begin(0);
+    let back = async {
+        while db.member() != own {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), back).await.unwrap();
+    // Another one falls silent: the watch is with its own again.
+    create(&db, "w/with").await;
+    assert_eq!(next(&mut hints).await, changed("w/with"));
+    assert_eq!(db.member(), own);
+    kill(members.process(1), Signal::SIGSTOP).unwrap();
+    create(&db, "w/alone").await;
+    assert_eq!(next(&mut hints).await, changed("w/alone"));
+    kill(members.process(1), Signal::SIGCONT).unwrap();
 }
 
 #[tokio::test]

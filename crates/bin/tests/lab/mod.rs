@@ -97,6 +97,12 @@ impl Lab {
         self.engine(at).expect(self.machine(at), arguments)
     }
 
+    /// The same, if it succeeds: a swarm that is electing its leader answers nothing.
+    pub fn told_by_docker(&self, at: u8, arguments: &[&str]) -> Option<String> {
+        let output = self.engine(at).run(self.machine(at), arguments);
+        output.status.success().then(|| out(&output).trim().to_owned())
+    }
+
     /// `steadfast` for a machine.
     fn steadfast(&self, at: u8, arguments: &[&str]) -> Command {
         let program = env!("CARGO_BIN_EXE_steadfast");
@@ -157,10 +163,7 @@ impl Lab {
     }
 
     fn join_swarm_anew(&self, at: u8, near: u8) {
-        let said = |arguments: &[&str]| {
-            let output = self.engine(near).run(self.machine(near), arguments);
-            output.status.success().then(|| out(&output).trim().to_owned())
-        };
+        let said = |arguments: &[&str]| self.told_by_docker(near, arguments);
         // The others may have lost their leader with it.
         let ids = eventually("the swarm lists its nodes", || {
             said(&["node", "ls", "--filter", &format!("name={}", node(at)), "--format", "{{.ID}}"])

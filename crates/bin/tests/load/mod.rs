@@ -7,7 +7,7 @@
     reason = "test support: each test file uses its part, and a failure is a panic"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -138,7 +138,7 @@ impl Drop for Writer {
     }
 }
 
-/// Looks all the time at which engines have a file of a folder open to write.
+/// Looks all the time at which engines have a file of a volume open to write.
 pub struct Watch {
     end: Arc<AtomicBool>,
     /// Every time that it was more than one.
@@ -147,18 +147,35 @@ pub struct Watch {
     thread: Option<JoinHandle<()>>,
 }
 
+/// How the engine of a volume is known, and what it writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// The name of its process.
+    pub program: &'static str,
+    /// Whether a file of this name is one that it has open for as long as it may write.
+    pub file: fn(&str) -> bool,
+}
+
+/// Redis: its append-only files.
+pub const BY_REDIS: Written = Written { program: "redis-server", file: |name| name.ends_with(".aof") };
+/// ZooKeeper: its log.
+pub const BY_ZOOKEEPER: Written = Written { program: "java", file: |name| name.starts_with("log.") };
+
 impl Watch {
-    pub fn over(folder: PathBuf) -> Watch {
+    /// Over each volume in a folder.
+    pub fn over(volumes: PathBuf, written: Written) -> Watch {
         let end = Arc::new(AtomicBool::new(false));
         let found = Arc::new(Mutex::new(Vec::new()));
         let looks = Arc::new(std::sync::atomic::AtomicU64::new(0));
         let (until, kept, counted) = (Arc::clone(&end), Arc::clone(&found), Arc::clone(&looks));
         let thread = std::thread::spawn(move || {
             while !until.load(Ordering::Acquire) {
-                let writers = writers(&folder);
-                counted.fetch_add(1, Ordering::AcqRel);
-                if writers.len() > 1 {
-                    kept.lock().unwrap().push(format!("{writers:?}"));
+                let writers = writers(&volumes, written);
+                if !writers.is_empty() {
+                    counted.fetch_add(1, Ordering::AcqRel);
+                }
+                for (volume, two) in writers.iter().filter(|(_, pids)| pids.len() > 1) {
+                    kept.lock().unwrap().push(format!("{volume}: {two:?}"));
                 }
                 std::thread::sleep(Duration::from_millis(25));
             }
@@ -166,7 +183,7 @@ impl Watch {
         Watch { end, found, looks, thread: Some(thread) }
     }
 
-    /// How often it has looked, and what it has found.
+    /// How often it has seen a writer, and every time that it has seen two on a volume.
     pub fn found(&self) -> (u64, Vec<String>) {
         (self.looks.load(Ordering::Acquire), self.found.lock().unwrap().clone())
     }
@@ -181,36 +198,42 @@ impl Drop for Watch {
     }
 }
 
-/// The servers of Redis that have a file below this folder open to write; not their children, which save for them.
-pub fn writers(folder: &Path) -> BTreeSet<i32> {
-    let mut files = BTreeSet::new();
-    files_below(folder, &mut files);
+/// The engines that have a file of a volume open, by volume; not their children, which save for them.
+fn writers(volumes: &Path, written: Written) -> BTreeMap<String, BTreeSet<i32>> {
+    let mut files = BTreeMap::new();
+    for volume in fs::read_dir(volumes).into_iter().flatten().flatten() {
+        let name = volume.file_name().to_string_lossy().into_owned();
+        files_below(&volume.path(), &name, written, &mut files);
+    }
     let servers = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-        (name.trim() == "redis-server").then_some(pid)
+        (name.trim() == written.program).then_some(pid)
     });
     let servers: BTreeSet<i32> = servers.collect();
-    let writes = |pid: i32| {
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        open.filter_map(|entry| fs::metadata(entry.path()).ok())
-            .any(|file| files.contains(&(file.dev(), file.ino())))
-    };
     let parent = |pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
     };
     let is_child = |pid: i32| parent(pid).is_some_and(|parent| servers.contains(&parent));
-    servers.iter().copied().filter(|pid| writes(*pid) && !is_child(*pid)).collect()
+    let mut writers: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
+    for pid in servers.iter().copied().filter(|pid| !is_child(*pid)) {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let open = open.filter_map(|entry| fs::metadata(entry.path()).ok());
+        for volume in open.filter_map(|file| files.get(&(file.dev(), file.ino()))) {
+            writers.entry(volume.clone()).or_default().insert(pid);
+        }
+    }
+    writers
 }
 
-fn files_below(folder: &Path, files: &mut BTreeSet<(u64, u64)>) {
+fn files_below(folder: &Path, volume: &str, written: Written, files: &mut BTreeMap<(u64, u64), String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(found) = entry.metadata() else { continue };
         if found.is_dir() {
-            files_below(&entry.path(), files);
-        } else if entry.path().extension().is_some_and(|extension| extension == "aof") {
-            files.insert((found.dev(), found.ino()));
+            files_below(&entry.path(), volume, written, files);
+        } else if entry.file_name().to_str().is_some_and(written.file) {
+            files.insert((found.dev(), found.ino()), volume.to_owned());
         }
     }
 }

@@ -13,6 +13,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
+
 /// How long anything may take before a test fails. Conditions are polled, so this is not waited for.
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -122,6 +124,12 @@ impl Members {
         let mut process = self.processes[at].take().unwrap_or_else(|| panic!("member {at} does not run"));
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// The process of one member.
+    pub fn process(&self, at: usize) -> Pid {
+        let process = self.processes[at].as_ref().unwrap_or_else(|| panic!("member {at} does not run"));
+        Pid::from_raw(i32::try_from(process.id()).unwrap())
     }
 
     /// The folder of one member, which must not run if it is changed.
