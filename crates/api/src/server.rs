@@ -159,6 +159,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(cluster::events))
         .routes(routes!(watch::watch))
         .routes(routes!(cluster::why))
+        .routes(routes!(cluster::rebuild))
         .routes(routes!(cluster::logs))
         .routes(routes!(cluster::nodes))
         .routes(routes!(cluster::confirm_dead))

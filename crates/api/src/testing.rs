@@ -197,6 +197,9 @@ impl ControlApi for NoControl {
     async fn why(&self, _: &MemberName) -> ControlResult<Why> {
         refuse()
     }
+    async fn rebuild(&self, _: &MemberName, _: &NodeName) -> ControlResult<ServiceView> {
+        refuse()
+    }
     async fn connect(&self, _: &ServiceName) -> ControlResult<ConnectView> {
         refuse()
     }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use steadfast_core::ids::Incarnation;
+use steadfast_core::ids::{Incarnation, NodeName};
 use steadfast_core::metadata::{Hint, Key, MetadataCapabilities, Precondition, Record, Version};
 use steadfast_core::{Effect, Error, ErrorKind, Retry};
 use utoipa::ToSchema;
@@ -128,6 +128,14 @@ impl CapabilitiesAnswer {
 pub struct ConfirmDead {
     /// The incarnation, as the list of nodes shows it: a later one is not meant.
     pub incarnation: Incarnation,
+}
+
+/// Whose disk is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LostDisk {
+    /// The node that had the member's volumes on its disk: should they be on another one by now, nothing is done.
+    pub lost_disk: NodeName,
 }
 
 /// That a server answers.

@@ -56,6 +56,12 @@ async fn every_verb_reaches_the_control_plane() {
         ("GET /operations/op-9", String::new(), "operation op-9", 200),
         ("POST /operations/op-9/cancel", String::new(), "cancel op-9", 200),
         ("GET /members/orders-0/why", String::new(), "why orders-0", 200),
+        (
+            "POST /members/orders-0/rebuild",
+            json!({"lost_disk": "node-2"}).to_string(),
+            "rebuild orders-0 node-2",
+            200,
+        ),
         ("GET /nodes", String::new(), "nodes", 200),
         (
             "POST /nodes/node-2/confirm-dead",

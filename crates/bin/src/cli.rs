@@ -87,6 +87,7 @@ enum Verb {
     Delete(change::ChangeArgs),
     /// Bring a deleted service back
     Undelete(change::ChangeArgs),
+    Rebuild(change::RebuildArgs),
     /// Look at operations, or end one early
     #[command(subcommand)]
     Op(change::OpVerb),
@@ -186,6 +187,7 @@ async fn run_async(global: &Global, verb: Verb) -> Result<Exit> {
         Verb::Undelete(args) => change::change(global, Change::Undelete, &args).await,
         Verb::Pause(args) => change::pause(global, &args, true).await,
         Verb::Resume(args) => change::pause(global, &args, false).await,
+        Verb::Rebuild(args) => change::rebuild(global, &args).await,
         Verb::Op(verb) => change::op(global, &verb).await,
         Verb::Events(args) => show::events(global, &args).await,
         Verb::Why(args) => show::why(global, &args).await,

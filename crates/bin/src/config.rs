@@ -51,6 +51,10 @@ pub(crate) struct ClusterConfig {
     /// The folder with the volumes, if they are not in the data folder: one that every machine of the cluster mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shared_volumes: Option<PathBuf>,
+    /// The folder on every machine in which each node has a folder of its own, on a disk of that machine: volumes lie
+    /// there, and stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) local_volumes: Option<PathBuf>,
     /// The Docker Swarm that runs the engines; none: the agents do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) swarm: Option<SwarmConfig>,
@@ -149,9 +153,15 @@ impl ClusterConfig {
             names: None,
             network: None,
             shared_volumes: None,
+            local_volumes: None,
             swarm: None,
             volume_kind: VolumeKind::Folder,
         })
+    }
+
+    /// Whether nodes are machines of their own, whose processes and locks are not this machine's to see.
+    pub(crate) fn has_machines(&self) -> bool {
+        self.shared_volumes.is_some() || self.local_volumes.is_some() && self.network.is_some()
     }
 
     /// Who is asked about the members' names.
@@ -189,7 +199,16 @@ impl ClusterConfig {
         let refuse = |field: &str, problem: String, remedy: &str| {
             Err(Failure::new(format!("{}: {field}: {problem}", file.display())).remedy(remedy))
         };
+        if self.shared_volumes.is_some() && self.local_volumes.is_some() {
+            let problem = "is given, and so is shared_volumes".to_owned();
+            return refuse(
+                "local_volumes",
+                problem,
+                "volumes are on the nodes' disks or in a shared folder: keep one",
+            );
+        }
         let (reached, by) = match &self.shared_volumes {
+            // A node's own disk is written to by the one kernel that has it.
             None => (FencingLevel::F3, "volumes of one machine"),
             // A lock proves something under one kernel, and these have several.
             Some(_) => (FencingLevel::F1, "volumes that several machines share"),

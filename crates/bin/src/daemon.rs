@@ -4,6 +4,7 @@ mod addresses;
 pub(crate) mod agent;
 mod engine_source;
 pub(crate) mod engines;
+mod local_volumes;
 pub(crate) mod logging;
 pub(crate) mod serve;
 mod shared_volumes;

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use steadfast_core::ids::{ClusterName, NodeName, VolumeId};
 use steadfast_core::volume::{
-    Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
+    Attachment, Exclusivity, Reach, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus,
+    cannot_abandon, cannot_grow,
 };
 use steadfast_core::{Error, ErrorKind, Result};
 
@@ -89,7 +90,13 @@ impl VolumeProvider for Shelf {
     fn capabilities(&self) -> VolumeCapabilities {
         // Nothing keeps a node that was told to detach from writing on: so the old one has to be fenced first.
         let exclusivity = Exclusivity::None;
-        VolumeCapabilities { exclusivity, zonal: false, attach_limit: None, grow: false, snapshot: false }
+        VolumeCapabilities {
+            exclusivity,
+            reach: Reach::Cluster,
+            attach_limit: None,
+            grow: false,
+            snapshot: false,
+        }
     }
 
     async fn ensure(&self, spec: &VolumeSpec) -> Result<VolumeId> {
@@ -113,6 +120,7 @@ impl VolumeProvider for Shelf {
             id: id.clone(),
             spec,
             attachment,
+            node: None,
             in_use: false,
             device,
             lock: None,
@@ -166,6 +174,10 @@ impl VolumeProvider for Shelf {
             _ => {}
         }
         fs::remove_file(self.path(id)).map_err(|error| self.failed("delete", id, error))
+    }
+
+    async fn abandon(&self, id: &VolumeId) -> Result<()> {
+        Err(cannot_abandon(self, id))
     }
 }
 

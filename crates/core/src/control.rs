@@ -11,6 +11,7 @@ mod enlarge;
 mod error;
 mod kept;
 mod read;
+mod rebuild;
 mod rendered;
 mod reshape;
 mod revise;

@@ -14,13 +14,15 @@ mod membership;
 mod names;
 mod operations;
 mod placement;
+mod rebuild;
 mod roles;
 mod rolling;
 
 pub use action::{Action, RoleChange};
 pub use facts::{Facts, GroupMembers, MemberFacts, NodeFacts, Stall, Timers};
 pub use health::{Verdict, is_timeless, zone_loss_safe};
-pub use placement::{PlacementError, choose_node};
+pub use placement::{Bound, PlacementError, choose_node};
+pub use rebuild::{NoRebuild, may_rebuild};
 pub use roles::{Promotion, Survivor, promotion};
 
 use crate::model::{Desired, Reason};
@@ -71,6 +73,7 @@ pub fn plan(facts: &Facts) -> Plan {
             roles::lead(facts, &mut plan);
             names::publish(facts, &mut plan);
             handover::on_request(facts, &mut plan);
+            rebuild::finish(facts, &mut plan);
             membership::scale(facts, &mut plan);
             rolling::roll(facts, &mut plan);
             growth::grow(facts, &mut plan);

@@ -64,6 +64,9 @@ pub struct VolumeStatus {
     pub spec: VolumeSpec,
     /// Where it is.
     pub attachment: Attachment,
+    /// The node whose own disk it lies on, where volumes do ([`Reach::Node`]); none until it was first attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
     /// Whether somebody is using it right now, as far as the provider can see (a held lock, a mount).
     pub in_use: bool,
     /// Where the node that holds it finds it: a device or a folder.
@@ -82,13 +85,24 @@ pub enum Exclusivity {
     Storage,
 }
 
+/// How far a volume reaches: where it can be attached once it has been attached for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Reach {
+    /// On the one node whose own disk it lies on. It is made there when it is first attached.
+    Node,
+    /// On the nodes of the zone that it was made in.
+    Zone,
+    /// Everywhere.
+    Cluster,
+}
+
 /// What a volume provider can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeCapabilities {
     /// Who refuses a second writer.
     pub exclusivity: Exclusivity,
-    /// Whether a volume can only be attached in its zone.
-    pub zonal: bool,
+    /// Where a volume can be attached.
+    pub reach: Reach,
     /// The most volumes one node takes; none: no limit.
     pub attach_limit: Option<u32>,
     /// Whether a volume can be made larger in use ([`begin_grow`](VolumeProvider::begin_grow)).
@@ -115,6 +129,12 @@ pub async fn give_back(volumes: &dyn VolumeProvider, id: &VolumeId, node: &NodeN
 pub fn cannot_grow(provider: &dyn VolumeProvider, id: &VolumeId) -> Error {
     let message = "CapabilityMissing: it makes no volume larger";
     Error::new(ErrorKind::Unsupported, provider, "grow", id, message).without_effect()
+}
+
+/// What a provider answers whose volumes are on no disk that could be lost with its node.
+pub fn cannot_abandon(provider: &dyn VolumeProvider, id: &VolumeId) -> Error {
+    let message = "CapabilityMissing: its volumes are on no node's own disk";
+    Error::new(ErrorKind::Unsupported, provider, "abandon", id, message).without_effect()
 }
 
 /// A source of volumes. Calls begin a change and return; what came of it is seen by [`describe`](Self::describe).
@@ -145,6 +165,7 @@ pub trait VolumeProvider: Debug + Display + Send + Sync + 'static {
     /// # Behavior
     /// - Attached (or attaching) to `node` already: success.
     /// - Attached to another node, or on its way off any: `Busy`, without effect.
+    /// - Free, and out of reach of `node` ([`Reach`]): `Invalid`, without effect.
     /// - A volume that does not exist is `NotFound`.
     async fn begin_attach(&self, id: &VolumeId, node: &NodeName) -> Result<()>;
 
@@ -174,4 +195,15 @@ pub trait VolumeProvider: Debug + Display + Send + Sync + 'static {
     /// # Behavior
     /// - An absent volume is success; an attached one is `Busy`, without effect.
     async fn delete(&self, id: &VolumeId) -> Result<()>;
+
+    /// Gives a volume up whose disk is gone by an operator's word, wherever it is attached. Whoever asks for this has
+    /// proof that nobody uses it.
+    ///
+    /// # Behavior
+    /// - From then on it does not exist, and its member and name can have a new volume, on any node.
+    /// - Nothing is removed: should its disk come back, what is on it stays there, and is nobody's.
+    /// - An absent volume, or one that was given up, is success.
+    /// - A provider whose volumes are on no node's own disk answers `Unsupported`, without effect: see
+    ///   [`cannot_abandon`].
+    async fn abandon(&self, id: &VolumeId) -> Result<()>;
 }

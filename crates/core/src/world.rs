@@ -65,13 +65,21 @@ impl World {
     /// # Errors
     /// Never, but for a broken memory backend.
     pub async fn new(env: Environment, nodes: u32) -> Result<Self> {
+        Self::with_volumes(env, nodes, MemoryVolumes::that_grow()).await
+    }
+
+    /// A cluster as [`new`](Self::new) makes it, with these volumes.
+    ///
+    /// # Errors
+    /// Never, but for a broken memory backend.
+    pub async fn with_volumes(env: Environment, nodes: u32, volumes: MemoryVolumes) -> Result<Self> {
         let registry = MemoryRegistry::new();
         let zone = dns_zone()?;
         registry.ensure_zone(&zone).await?;
         let mut world = World {
             env,
             db: MemoryDb::new(),
-            volumes: MemoryVolumes::that_grow(),
+            volumes,
             ips: MemoryIps::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 60_000)?,
             registry,
             orchestrator: MemoryOrchestrator::new(),

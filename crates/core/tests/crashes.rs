@@ -22,6 +22,7 @@ use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
 use steadfast_core::testing::TestEnvironment;
 use steadfast_core::volume::Attachment;
+use steadfast_core::volume::memory::MemoryVolumes;
 use steadfast_core::world::{World, service_file};
 
 /// What is asked for, or what happens.
@@ -41,6 +42,10 @@ enum Workflow {
     ScaleOut,
     ScaleIn,
     Grow,
+    /// A member whose volumes are on a node's own disk, when that node begins another life.
+    ReturnToDisk,
+    /// A replica's disk is gone, and its data is had again from the primary.
+    Rebuild,
 }
 
 /// Who is killed.
@@ -79,6 +84,15 @@ fn member(ordinal: u32) -> MemberName {
 }
 
 impl Workflow {
+    /// The world that it happens in.
+    async fn world(self) -> World {
+        let volumes = match self {
+            Workflow::ReturnToDisk | Workflow::Rebuild => MemoryVolumes::pinned(),
+            _ => MemoryVolumes::that_grow(),
+        };
+        World::with_volumes(TestEnvironment::new(3).environment, 4, volumes).await.unwrap()
+    }
+
     fn end(self) -> ServiceState {
         match self {
             Workflow::Stop => ServiceState::Stopped,
@@ -123,6 +137,20 @@ impl Workflow {
                     node.broken.insert(member(0));
                 }
             }
+            Workflow::ReturnToDisk => {
+                let node = world.holder(&service(), &member(0)).await.unwrap().unwrap();
+                world.kill(&node);
+                world.revive(&node).unwrap();
+            }
+            Workflow::Rebuild => {
+                let node = world.holder(&service(), &member(2)).await.unwrap().unwrap();
+                world.kill(&node);
+                // The word is taken only once the death is known.
+                while server.rebuild(&member(2), &node).await.is_err() {
+                    world.round(server).await.unwrap();
+                    world.env.clock().sleep(Duration::from_millis(250)).await;
+                }
+            }
             _ => drop(self.ask(server, Guard::default()).await.unwrap()),
         }
     }
@@ -142,7 +170,9 @@ impl Workflow {
             Workflow::ScaleIn => server.scale(&service(), None, 2, guard).await,
             Workflow::Switchover => server.switchover(&service(), None, None, guard).await,
             Workflow::Grow => server.apply(larger_volumes(), guard).await,
-            Workflow::Move | Workflow::Promote => panic!("{self:?} is nothing that is asked for"),
+            Workflow::Move | Workflow::Promote | Workflow::ReturnToDisk | Workflow::Rebuild => {
+                panic!("{self:?} is nothing that is asked for")
+            }
         }
     }
 
@@ -231,7 +261,7 @@ fn around(world: &World, faults: &Faults) -> (Arc<dyn MetadataDb>, Backends) {
 
 /// One run in which the victim does `writes` things and dies. `None`: the workflow was done before.
 async fn run(workflow: Workflow, victim: Victim, writes: u32) -> Option<End> {
-    let mut world = World::new(TestEnvironment::new(3).environment, 4).await.unwrap();
+    let mut world = workflow.world().await;
     let first = world.plain_server("server-1").unwrap();
     workflow.prepare(&mut world, &first).await;
     workflow.begin(&mut world, &first).await;
@@ -315,7 +345,7 @@ enum Again {
 /// A server dies after `writes` writes of the request itself; the user asks another one again, under the same key.
 /// `None`: the request was answered before.
 async fn ask_twice(workflow: Workflow, writes: u32, again: Again) -> Option<End> {
-    let mut world = World::new(TestEnvironment::new(3).environment, 4).await.unwrap();
+    let mut world = workflow.world().await;
     let first = world.plain_server("server-1").unwrap();
     workflow.prepare(&mut world, &first).await;
     let faults = Faults::new();
@@ -457,7 +487,7 @@ async fn every_crash(workflow: Workflow, victim: Victim) {
 
 /// A run in which nobody dies, with a fault for every write of everybody.
 async fn calm(workflow: Workflow, fault: Option<Fault>) -> End {
-    let mut world = World::new(TestEnvironment::new(3).environment, 4).await.unwrap();
+    let mut world = workflow.world().await;
     let first = world.plain_server("server-1").unwrap();
     workflow.prepare(&mut world, &first).await;
     workflow.begin(&mut world, &first).await;
@@ -547,4 +577,6 @@ for_every_workflow! {
     scale_out: ScaleOut,
     scale_in: ScaleIn,
     growth: Grow,
+    return_to_disk: ReturnToDisk,
+    rebuild: Rebuild,
 }

@@ -18,7 +18,9 @@ use steadfast_core::planted::{self, Planted};
 use steadfast_core::registry::{
     DomainName, NameOutcome, RecordKind, RecordSet, Registry, RegistryCapabilities,
 };
-use steadfast_core::volume::{VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow};
+use steadfast_core::volume::{
+    Reach, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_abandon, cannot_grow,
+};
 use steadfast_orchestrator_process::{NodeProver, Proof};
 
 use super::RoleOf;
@@ -217,7 +219,7 @@ impl VolumeProvider for SimVolumes {
             let profile = &state.cloud.profile.volumes;
             VolumeCapabilities {
                 exclusivity: profile.exclusivity,
-                zonal: profile.zonal,
+                reach: if profile.zonal { Reach::Zone } else { Reach::Cluster },
                 attach_limit: profile.attach_limit,
                 grow: false,
                 snapshot: false,
@@ -277,6 +279,10 @@ impl VolumeProvider for SimVolumes {
         let role = VolumeRole(id);
         let ask = write("volume.delete", &role);
         self.0.call(ask, move |cloud, now| cloud.delete_volume(now, &own)).await
+    }
+
+    async fn abandon(&self, id: &VolumeId) -> Result<()> {
+        Err(cannot_abandon(self, id))
     }
 }
 

@@ -136,6 +136,7 @@ impl Cloud {
             id: id.clone(),
             spec: spec.clone(),
             attachment: Attachment::Free,
+            node: None,
             in_use: false,
             device: None,
             lock: None,

@@ -27,6 +27,7 @@ fn member(name: &str, initialised: bool) -> Member {
             .then(|| Initialised { epoch: Epoch(1), engine_version: "7.0.15".to_owned() }),
         last_node: None,
         zone: None,
+        recloning: false,
         phase_since: Timestamp::UNIX_EPOCH,
         events: EventRing::default(),
         extra: serde_json::Map::new(),

@@ -244,6 +244,7 @@ impl World {
             initialised: None,
             last_node: None,
             zone: None,
+            recloning: false,
             phase_since: Timestamp::UNIX_EPOCH,
             events: EventRing::default(),
             extra: serde_json::Map::new(),

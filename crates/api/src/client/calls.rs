@@ -17,7 +17,7 @@ use crate::control::{
     WatchEvent,
 };
 use crate::server::Page;
-use crate::wire::{ConfirmDead, Health, IDEMPOTENCY_KEY};
+use crate::wire::{ConfirmDead, Health, IDEMPOTENCY_KEY, LostDisk};
 
 /// Every call fails with a [`ClientError`], which says whether it may have happened.
 impl Client {
@@ -226,6 +226,15 @@ impl Client {
     pub async fn nodes(&self) -> ClientResult<Vec<NodeView>> {
         let page: Page<NodeView> = self.answer(self.get("nodes")).await?;
         Ok(page.items)
+    }
+
+    /// Records an operator's word that the disk with a member's volumes is gone: its data is copied anew.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn rebuild(&self, member: &MemberName, lost_disk: &NodeName) -> ClientResult<ServiceView> {
+        let body = LostDisk { lost_disk: lost_disk.clone() };
+        self.answer(self.post(&format!("members/{member}/rebuild")).json(&body)?).await
     }
 
     /// Records an operator's word that this life of a node is over.

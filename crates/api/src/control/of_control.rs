@@ -124,6 +124,10 @@ impl ControlApi for OfControl {
         self.control.why(member).await
     }
 
+    async fn rebuild(&self, member: &MemberName, lost_disk: &NodeName) -> ControlResult<ServiceView> {
+        self.control.rebuild(member, lost_disk).await
+    }
+
     async fn connect(&self, service: &ServiceName) -> ControlResult<ConnectView> {
         self.control.connect(service).await
     }

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use steadfast_core::control::{EventView, NodeView, Why};
+use steadfast_core::control::{EventView, NodeView, ServiceView, Why};
 use steadfast_core::ids::{ClusterName, Incarnation, MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::model::{Operation, OperationState};
 
@@ -15,7 +15,7 @@ use super::page::{self, Page};
 use super::{Refusal, Shared};
 use crate::control::{CatalogEntry, EventFilter, LogRequest, OperationFilter};
 use crate::problem::Problem;
-use crate::wire::ConfirmDead;
+use crate::wire::{ConfirmDead, LostDisk};
 
 query! {
     /// Which operations.
@@ -142,6 +142,26 @@ pub(crate) async fn why(
     _query: QueryOf<NoQuery>,
 ) -> Result<Json<Why>, Refusal> {
     Ok(Json(shared.parts.control.why(&path.1).await?))
+}
+
+/// Say that the disk with a member's volumes is gone for good: it gets others elsewhere, filled from its primary.
+#[utoipa::path(
+    post, path = "/v1/clusters/{cluster}/members/{member}/rebuild", tag = "members", operation_id = "rebuild",
+    params(
+        ("cluster" = String, Path, description = "The cluster."),
+        ("member" = String, Path, description = "The member.")
+    ),
+    request_body = LostDisk,
+    responses((status = 200, body = ServiceView), (status = "default", body = Problem))
+)]
+pub(crate) async fn rebuild(
+    _caller: CanChange,
+    State(shared): State<Shared>,
+    PathOf(path): PathOf<(ClusterName, MemberName)>,
+    _query: QueryOf<NoQuery>,
+    JsonBody(body): JsonBody<LostDisk>,
+) -> Result<Json<ServiceView>, Refusal> {
+    Ok(Json(shared.parts.control.rebuild(&path.1, &body.lost_disk).await?))
 }
 
 /// A member's output, kept across moves.

@@ -6,7 +6,7 @@
 //! | `nodes/SELF/record` | yes | put, with what operators have said of the node as it is |
 //! | `nodes/SELF/…` | yes | yes |
 //! | `members/…` | yes | update where it is placed, holds or has held unreleased; only what a claim changes |
-//! | `ip/…`, `dns/names/…` | yes | yes: claims move addresses and names |
+//! | `ip/…`, `dns/names/…`, `volumes/…` | yes | yes: claims move addresses, names and what nodes' disks have |
 //! | everything else | yes | no |
 
 use bytes::Bytes;
@@ -56,7 +56,7 @@ impl NodeRights<'_> {
                 Err(self.denied(operation, key, "what operators have said of it would be forgotten"))
             }
             ["nodes", node, _, ..] if *node == self.node.as_str() => Ok(WriteRight::Granted),
-            ["ip", _, ..] | ["dns", "names", _, ..] => Ok(WriteRight::Granted),
+            ["ip" | "volumes", _, ..] | ["dns", "names", _, ..] => Ok(WriteRight::Granted),
             ["members", _, _] if operation == "put" => Ok(WriteRight::AsClaim),
             _ => Err(self.denied(operation, key, "it is not the node's own")),
         }

@@ -301,6 +301,10 @@ impl ControlApi for Scripted {
         });
         self.answer(format!("why {member}"), sample).await
     }
+    async fn rebuild(&self, member: &MemberName, lost_disk: &NodeName) -> ControlResult<ServiceView> {
+        let (name, _) = member.as_str().rsplit_once('-').unwrap();
+        self.answer(format!("rebuild {member} {lost_disk}"), service(name)).await
+    }
     async fn connect(&self, service: &ServiceName) -> ControlResult<ConnectView> {
         let sample = json!({
             "uri": "redis://:s3cret@h", "env": {"A": "b"}, "client": ["redis-cli"],

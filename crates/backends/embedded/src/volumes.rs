@@ -30,7 +30,8 @@ use async_trait::async_trait;
 use steadfast_core::ids::{ClusterName, MemberId, NodeName, VolumeId, VolumeName};
 use steadfast_core::runtime::Environment;
 use steadfast_core::volume::{
-    Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus,
+    Attachment, Exclusivity, Reach, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus,
+    cannot_abandon,
 };
 use steadfast_core::{Error, ErrorKind, Result};
 
@@ -173,7 +174,7 @@ impl VolumeProvider for DirectoryVolumes {
     fn capabilities(&self) -> VolumeCapabilities {
         VolumeCapabilities {
             exclusivity: self.exclusivity,
-            zonal: false,
+            reach: Reach::Cluster,
             attach_limit: None,
             grow: true,
             snapshot: false,
@@ -243,6 +244,10 @@ impl VolumeProvider for DirectoryVolumes {
         // The volume is gone by now; what is left is to free its space.
         let volume = id.clone();
         self.blocking("delete", id.to_string(), move |root| root.empty_trash(&volume)).await
+    }
+
+    async fn abandon(&self, id: &VolumeId) -> Result<()> {
+        Err(cannot_abandon(self, id))
     }
 }
 

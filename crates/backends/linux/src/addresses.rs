@@ -17,10 +17,10 @@ mod arp;
 mod interface;
 mod range;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,9 +29,9 @@ use steadfast_core::ip::book::AddressBook;
 use steadfast_core::ip::{AddressOutcome, AddressStatus, IpCapabilities, IpProvider};
 use steadfast_core::metadata::Records;
 use steadfast_core::{Environment, Error, ErrorKind, Result};
-use tokio::sync::Mutex as Turn;
 
 use crate::rounds;
+use crate::turns::Turns;
 use arp::{ArpSocket, Hardware};
 use interface::{Interface, View, failure, io_failure};
 pub use range::{InvalidRange, SubnetRange};
@@ -55,7 +55,7 @@ struct Here {
     interface: Interface,
     environment: Environment,
     /// One change of an address at a time. No address waits for another one.
-    turns: Mutex<BTreeMap<Ipv4Addr, Arc<Turn<()>>>>,
+    turns: Turns<Ipv4Addr>,
 }
 
 impl NetlinkAddresses {
@@ -80,7 +80,7 @@ impl NetlinkAddresses {
         for address in [range.first(), range.last()] {
             check_network(&interface, &view, address)?;
         }
-        let here = Here { node, interface, environment: environment.clone(), turns: Mutex::default() };
+        let here = Here { node, interface, environment: environment.clone(), turns: Turns::default() };
         Ok(NetlinkAddresses { book: AddressBook::new(records, range), here: Some(Arc::new(here)) })
     }
 
@@ -128,7 +128,7 @@ impl NetlinkAddresses {
     }
 
     async fn settle_one(&self, here: &Here, address: Ipv4Addr) -> Result<()> {
-        let turn = here.turn(address);
+        let turn = here.turns.of(address);
         let _turn = turn.lock().await;
         // Read in turn: what was listed may have changed.
         let status = self.book.status(address.into()).await?;
@@ -176,7 +176,7 @@ impl NetlinkAddresses {
         address: Ipv4Addr,
         expected: Option<&NodeName>,
     ) -> Result<AddressOutcome> {
-        let turn = here.turn(address);
+        let turn = here.turns.of(address);
         let _turn = turn.lock().await;
         // Looked at before anything is touched; the record is what decides, below.
         let holder = self.book.status(address.into()).await?.and_then(|status| status.holder);
@@ -207,12 +207,6 @@ impl NetlinkAddresses {
 }
 
 impl Here {
-    fn turn(&self, address: Ipv4Addr) -> Arc<Turn<()>> {
-        // Nothing in here can panic half-way, so a poisoned lock holds a whole value.
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(address).or_default())
-    }
-
     /// Takes the address off the interface, if it was put there for a member; says whether it was.
     async fn remove(&self, address: Ipv4Addr) -> Result<bool> {
         let view = self.interface.look()?;
@@ -303,7 +297,7 @@ impl IpProvider for NetlinkAddresses {
         let (Some(here), Some(v4)) = (&self.here, v4(address)) else {
             return self.book.unassign(address, expected).await;
         };
-        let turn = here.turn(v4);
+        let turn = here.turns.of(v4);
         let _turn = turn.lock().await;
         // Whoever gives it back does not answer for it any more, whatever the record says.
         if here.node == *expected {

@@ -2,7 +2,10 @@
 //!
 //! - [`addresses`]: static addresses on a network interface, announced and defended by ARP
 //! - [`volumes`]: volumes of a size: images of a file system, mounted on the node that holds them
+//! - [`disks`]: volumes on the disk of a node, which stay there
 
 pub mod addresses;
+pub mod disks;
 mod rounds;
+mod turns;
 pub mod volumes;

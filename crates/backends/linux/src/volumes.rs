@@ -400,6 +400,10 @@ impl VolumeProvider for ImageVolumes {
     async fn delete(&self, id: &VolumeId) -> Result<()> {
         self.folders.delete(id).await
     }
+
+    async fn abandon(&self, id: &VolumeId) -> Result<()> {
+        self.folders.abandon(id).await
+    }
 }
 
 impl fmt::Display for ImageVolumes {

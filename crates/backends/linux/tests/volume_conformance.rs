@@ -17,7 +17,7 @@ use steadfast_core::conformance::volume::VolumeHarness;
 use steadfast_core::ids::{ClusterName, NodeName, SnapshotId, SnapshotName, VolumeId};
 use steadfast_core::snapshot::{SnapshotCapabilities, SnapshotProvider, SnapshotStatus};
 use steadfast_core::volume::{
-    Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
+    Exclusivity, Reach, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
 };
 use steadfast_lock::Lock;
 use volumes::{Lab, may_mount, node};
@@ -91,6 +91,10 @@ impl VolumeProvider for Cluster {
 
     async fn delete(&self, id: &VolumeId) -> Result<()> {
         self.server.delete(id).await
+    }
+
+    async fn abandon(&self, id: &VolumeId) -> Result<()> {
+        self.server.abandon(id).await
     }
 }
 
@@ -219,6 +223,6 @@ async fn nobody_refuses_a_second_writer_and_that_is_declared() {
         let lab = Lab::new(Filesystem::Ext4);
         let declared = VolumeProvider::capabilities(&lab.server());
         assert_eq!(declared.exclusivity, Exclusivity::None);
-        assert!(declared.grow && declared.snapshot && !declared.zonal);
+        assert!(declared.grow && declared.snapshot && declared.reach == Reach::Cluster);
     }
 }

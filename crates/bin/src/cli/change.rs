@@ -6,7 +6,7 @@ use serde_json::Value;
 use steadfast_api::client::Client;
 use steadfast_api::control::Guard;
 use steadfast_core::control::PlanReport;
-use steadfast_core::ids::{OperationId, ServiceName};
+use steadfast_core::ids::{MemberName, NodeName, OperationId, ServiceName};
 use steadfast_core::model::{Condition, Operation, Truth};
 
 use super::Global;
@@ -197,6 +197,26 @@ pub(super) async fn pause(global: &Global, args: &ServiceArg, pause: bool) -> Re
     let view = if pause { client.pause(name).await } else { client.resume(name).await }.map_err(refused)?;
     output::show(global.output, &view, || {
         format!("{name} is {}", if pause { "paused: nothing unplanned is done to it" } else { "resumed" })
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Say that the disk with a member's volumes is gone for good: its data is copied anew, to another node
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct RebuildArgs {
+    /// The member
+    member: MemberName,
+    /// The node whose disk it was; what is on it is given up
+    #[arg(long, value_name = "NODE")]
+    lost_disk: NodeName,
+}
+
+pub(super) async fn rebuild(global: &Global, args: &RebuildArgs) -> Result<Exit> {
+    let client = global.client()?;
+    let RebuildArgs { member, lost_disk } = args;
+    let view = client.rebuild(member, lost_disk).await.map_err(refused)?;
+    output::show(global.output, &view, || {
+        format!("{member} is rebuilt on another node; see how far it is: steadfast why {member}")
     })?;
     Ok(Exit::Done)
 }

@@ -102,7 +102,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
         Wiring::new(&data, &config, Arc::new(db), Some(&options.node), &environment)?;
     addresses.keep()?;
     volumes.keep();
-    if config.shared_volumes.is_some() {
+    if config.has_machines() {
         watch_nodes(&environment, &backends, Duration::from_millis(config.node_lease_ms) / 6);
     }
     let guards: Arc<dyn Guards> = match &containers {

@@ -21,9 +21,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::layout::{Layout, NodeEntry, ServerEntry, is_own, lay_out, read_layout};
-use super::Signals;
 use super::logging::rotated::{self, RotatedError};
 use super::supervise::{Supervised, open_log, send_away};
+use super::{Signals, local_volumes};
 use crate::cli::{Global, RemoteOptions};
 use crate::config::ClusterConfig;
 use crate::data_dir::{DataDir, Endpoint};
@@ -45,6 +45,10 @@ pub(crate) struct UpOptions {
     /// Where the DNS server listens [default: that of last time, or 127.0.0.153:5353]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) dns: Option<SocketAddr>,
+    /// A folder in which each node has a disk of its own, for volumes that stay on it [default: that of last time, or
+    /// volumes that any node can have]
+    #[arg(long, value_name = "DIR")]
+    local_volumes: Option<PathBuf>,
     /// Return once everything runs, and leave it running
     #[arg(long)]
     pub(crate) detach: bool,
@@ -164,7 +168,14 @@ async fn prepare(given: Option<&Path>, options: &UpOptions) -> Result<(DataDir, 
     if before.names.is_none() {
         check_free(dns)?;
     }
-    let (data, config) = DataDir::prepare(given, |config| config.dns = dns)?;
+    let mut wanted = before;
+    if let Some(folder) = &options.local_volumes {
+        local_volumes::choose(&data, &mut wanted, folder)?;
+    }
+    let (data, config) = DataDir::prepare(given, |config| {
+        config.dns = dns;
+        config.local_volumes = wanted.local_volumes;
+    })?;
     Ok((data, config, only))
 }
 
@@ -384,6 +395,9 @@ async fn detach(data: &DataDir, options: &UpOptions) -> Result<Exit> {
     if !options.zones.is_empty() {
         let zones: Vec<&str> = options.zones.iter().map(ZoneName::as_str).collect();
         arguments.extend(["--zones".to_owned(), zones.join(",")]);
+    }
+    if let Some(folder) = &options.local_volumes {
+        arguments.extend(["--local-volumes".to_owned(), folder.display().to_string()]);
     }
     if options.leave_running {
         arguments.push("--leave-running".to_owned());

@@ -1,4 +1,5 @@
-//! The members' volumes: folders of this machine or of a shared folder, or images of a file system in the latter.
+//! The members' volumes: folders of this machine or of a shared folder, images of a file system in the latter, or folders
+//! on the nodes' own disks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,9 +7,12 @@ use std::sync::Arc;
 use nix::unistd::geteuid;
 use steadfast_backends::embedded::volumes::{DataOwner, DirectoryVolumes};
 #[cfg(feature = "linux")]
+use steadfast_backends::linux::disks::DiskVolumes;
+#[cfg(feature = "linux")]
 use steadfast_backends::linux::volumes::{Filesystem, ImageVolumes};
 use steadfast_core::Environment;
 use steadfast_core::ids::NodeName;
+use steadfast_core::metadata::Records;
 use steadfast_core::volume::VolumeProvider;
 
 use super::shared_volumes;
@@ -22,6 +26,8 @@ pub(super) enum Volumes {
     Folders(DirectoryVolumes),
     #[cfg(feature = "linux")]
     Images(ImageVolumes),
+    #[cfg(feature = "linux")]
+    Disks(DiskVolumes),
 }
 
 impl Volumes {
@@ -29,12 +35,16 @@ impl Volumes {
     pub(super) fn open(
         data: &DataDir,
         config: &ClusterConfig,
+        records: &Records,
         node: Option<&NodeName>,
         environment: &Environment,
     ) -> Result<Self> {
         // Engines that refuse to run as root have to pass through the folders above their data.
         let owner = geteuid().is_root().then_some(DataOwner { uid: 0, gid: 0 });
         let folders = |folder: &Path| DirectoryVolumes::open_for(folder, environment.clone(), owner);
+        if let Some(local) = &config.local_volumes {
+            return disks(records, environment, node, |node| folders(&local.join(node.as_str())));
+        }
         let Some(shared) = &config.shared_volumes else { return Ok(Volumes::Folders(folders(data.root())?)) };
         shared_volumes::check(shared, config)?;
         let folders = folders(shared)?.shared();
@@ -49,6 +59,8 @@ impl Volumes {
             Volumes::Folders(volumes) => Arc::new(volumes.clone()),
             #[cfg(feature = "linux")]
             Volumes::Images(volumes) => Arc::new(volumes.clone()),
+            #[cfg(feature = "linux")]
+            Volumes::Disks(volumes) => Arc::new(volumes.clone()),
         }
     }
 
@@ -58,6 +70,8 @@ impl Volumes {
             Volumes::Folders(_) => {}
             #[cfg(feature = "linux")]
             Volumes::Images(volumes) => volumes.keep(),
+            #[cfg(feature = "linux")]
+            Volumes::Disks(volumes) => volumes.keep(),
         }
     }
 }
@@ -90,8 +104,46 @@ fn images(
     _node: Option<&NodeName>,
     _environment: &Environment,
 ) -> Result<Volumes> {
-    Err(crate::exit::Failure::usage(
-        format!("volume_kind {kind:?}: this build has no volumes but folders"),
+    Err(without(&format!("volume_kind {kind:?}")))
+}
+
+/// The volumes on the nodes' own disks, of which an agent has its node's.
+#[cfg(feature = "linux")]
+fn disks(
+    records: &Records,
+    environment: &Environment,
+    node: Option<&NodeName>,
+    disk: impl Fn(&NodeName) -> steadfast_core::Result<DirectoryVolumes>,
+) -> Result<Volumes> {
+    Ok(Volumes::Disks(match node {
+        Some(node) => {
+            let disk = Arc::new(disk(node)?);
+            DiskVolumes::on(records.clone(), environment.clone(), node.clone(), disk)
+        }
+        None => DiskVolumes::recorded(records.clone()),
+    }))
+}
+
+#[cfg(not(feature = "linux"))]
+fn disks(
+    _records: &Records,
+    _environment: &Environment,
+    _node: Option<&NodeName>,
+    _disk: impl Fn(&NodeName) -> steadfast_core::Result<DirectoryVolumes>,
+) -> Result<Volumes> {
+    Err(without("local_volumes"))
+}
+
+#[cfg(not(feature = "linux"))]
+fn without(what: &str) -> crate::exit::Failure {
+    crate::exit::Failure::usage(
+        format!("{what}: this build has no volumes but folders"),
         "build it with them: cargo build --package steadfast --features etcd,linux",
-    ))
+    )
+}
+
+/// Whether a folder of volumes has any.
+pub(super) fn has_volumes(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().starts_with('.'))
 }

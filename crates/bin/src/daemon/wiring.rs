@@ -53,11 +53,12 @@ impl Wiring {
         let entropy = environment.entropy().fork("store");
         // Names that are written through this are answered before the write is acknowledged.
         let store = Store::new(registry.database(), entropy, config.cluster.clone())?;
-        let volumes = Volumes::open(data, config, node, environment)?;
-        let prover: Arc<dyn NodeProver> = match &config.shared_volumes {
-            None => Arc::new(LockProver::new(data.path("nodes"))),
+        let volumes = Volumes::open(data, config, store.records(), node, environment)?;
+        let prover: Arc<dyn NodeProver> = if config.has_machines() {
             // The locks of another machine are not ours to see, and a free one of a shared folder proves nothing.
-            Some(_) => Arc::new(BlindProver),
+            Arc::new(BlindProver)
+        } else {
+            Arc::new(LockProver::new(data.path("nodes")))
         };
         let addresses = Addresses::open(config, store.records(), node, environment)?;
         let ips = addresses.provider();

@@ -10,13 +10,14 @@ use futures::future::join_all;
 use super::{Harness, id, pause, refused, skip, soon};
 use crate::error::ErrorKind;
 use crate::ids::{NodeName, VolumeId, ZoneName};
-use crate::volume::{Attachment, VolumeProvider, VolumeSpec, VolumeStatus};
+use crate::volume::{Attachment, Reach, VolumeProvider, VolumeSpec, VolumeStatus};
 
 pub use growth::*;
 
 /// How a volume provider under test is opened, and what it has to be told.
 pub trait VolumeHarness: Harness<Backend: VolumeProvider> {
-    /// Two nodes that its volumes can be attached to.
+    /// Two nodes that a new volume of it can be attached to. One that lies on its node's disk
+    /// ([`Reach::Node`]) then comes back to the first of the two, where others go to the second.
     fn nodes(&self) -> [NodeName; 2] {
         [id("node-a"), id("node-b")]
     }
@@ -96,6 +97,8 @@ macro_rules! volume_conformance {
             detaching_again_is_success
             a_volume_in_use_stays_with_its_holder
             a_volume_moves_from_node_to_node
+            a_volume_on_a_nodes_disk_is_attached_there_only
+            a_volume_whose_disk_is_gone_is_made_anew_on_any_node
             an_attached_volume_is_not_deleted
             deleting_an_absent_volume_is_success
             growing_ends_as_large_as_was_asked_for
@@ -237,11 +240,17 @@ pub async fn an_existing_volume_is_returned_as_it_is<H: VolumeHarness>(harness: 
     assert_eq!(status.spec.size_bytes, wanted.size_bytes);
 }
 
+/// The node that a volume can be attached to after it has been attached to the first of the two.
+pub(super) fn next_node<H: VolumeHarness>(harness: &H, volumes: &H::Backend) -> NodeName {
+    let [first, second] = harness.nodes();
+    if volumes.capabilities().reach == Reach::Node { first } else { second }
+}
+
 /// What is written on a volume is there after it was asked for again, and on the next node.
 pub async fn an_existing_volume_is_never_emptied<H: VolumeHarness>(harness: &H) {
     let (_guard, volumes, id) = opened(harness).await;
     let wanted = spec(harness, "member-a", "data");
-    let [first, second] = harness.nodes();
+    let ([first, _], next) = (harness.nodes(), next_node(harness, &volumes));
     attach(harness, &volumes, &id, &first).await;
     let status = describe(&volumes, &id).await.expect("it exists");
     if !harness.mark(&status) {
@@ -251,7 +260,7 @@ pub async fn an_existing_volume_is_never_emptied<H: VolumeHarness>(harness: &H) 
     assert!(harness.is_marked(&describe(&volumes, &id).await.expect("it exists")));
     detach(harness, &volumes, &id, &first).await;
     assert_eq!(ensure(&volumes, &wanted).await, id);
-    attach(harness, &volumes, &id, &second).await;
+    attach(harness, &volumes, &id, &next).await;
     assert!(harness.is_marked(&describe(&volumes, &id).await.expect("it exists")));
 }
 
@@ -394,17 +403,70 @@ pub async fn a_volume_in_use_stays_with_its_holder<H: VolumeHarness>(harness: &H
     }
     drop(occupied);
     reach(harness, &volumes, &id, &Attachment::Free).await;
-    attach(harness, &volumes, &id, &second).await;
+    attach(harness, &volumes, &id, &next_node(harness, &volumes)).await;
 }
 
-/// A volume goes from node to node and back, with one holder at a time.
+/// A volume goes from node to node and back, as far as it reaches, with one holder at a time.
 pub async fn a_volume_moves_from_node_to_node<H: VolumeHarness>(harness: &H) {
     let (_guard, volumes, id) = opened(harness).await;
-    let [first, second] = harness.nodes();
-    for node in [&first, &second, &first] {
+    let ([first, _], next) = (harness.nodes(), next_node(harness, &volumes));
+    for node in [&first, &next, &first] {
         attach(harness, &volumes, &id, node).await;
         detach(harness, &volumes, &id, node).await;
     }
+}
+
+/// A volume that lies on a node's disk is made on the node that it is first attached to, says so to everybody, and is
+/// attached to no other.
+pub async fn a_volume_on_a_nodes_disk_is_attached_there_only<H: VolumeHarness>(harness: &H) {
+    let (guard, volumes, id) = opened(harness).await;
+    let [first, second] = harness.nodes();
+    let node_of = async |volumes: &H::Backend| describe(volumes, &id).await.expect("it exists").node;
+    assert_eq!(node_of(&volumes).await, None, "it is nowhere yet");
+    attach(harness, &volumes, &id, &first).await;
+    let wanted = (volumes.capabilities().reach == Reach::Node).then(|| first.clone());
+    let other_handle = harness.reopen(&guard).await;
+    assert_eq!(node_of(&other_handle).await, wanted, "also when it is asked for elsewhere");
+    detach(harness, &volumes, &id, &first).await;
+    assert_eq!(node_of(&volumes).await, wanted, "it stays where it is");
+    if wanted.is_some() {
+        refused(other_handle.begin_attach(&id, &second).await, ErrorKind::Invalid);
+        assert_eq!(attachment(&volumes, &id).await, Attachment::Free);
+    }
+}
+
+/// A volume that was given up is no more, however it was attached, and its member's next one goes to any node.
+pub async fn a_volume_whose_disk_is_gone_is_made_anew_on_any_node<H: VolumeHarness>(harness: &H) {
+    let (guard, volumes, id) = opened(harness).await;
+    let [first, second] = harness.nodes();
+    attach(harness, &volumes, &id, &first).await;
+    let marked = harness.mark(&describe(&volumes, &id).await.expect("it exists"));
+    if volumes.capabilities().reach != Reach::Node {
+        refused(volumes.abandon(&id).await, ErrorKind::Unsupported);
+        assert_eq!(attachment(&volumes, &id).await, Attachment::Attached(first));
+        return;
+    }
+    let wanted = spec(harness, "member-a", "data");
+    let other_handle = harness.reopen(&guard).await;
+    for _ in 0..2 {
+        other_handle.abandon(&id).await.expect("giving up again is success");
+    }
+    assert_eq!(describe(&volumes, &id).await, None);
+    refused(volumes.begin_attach(&id, &first).await, ErrorKind::NotFound);
+    let next = ensure(&volumes, &wanted).await;
+    assert_ne!(next, id, "who asks for the old one finds that it is gone");
+    other_handle.abandon(&id).await.expect("giving up again is success");
+    assert_eq!(describe(&volumes, &next).await.expect("it is another one").node, None);
+    attach(harness, &volumes, &next, &second).await;
+    let status = describe(&volumes, &next).await.expect("it exists");
+    assert!(!marked || !harness.is_marked(&status), "it is empty");
+    detach(harness, &volumes, &next, &second).await;
+    // On the disk that is back, too.
+    volumes.abandon(&next).await.expect("a volume can be given up");
+    let third = ensure(&volumes, &wanted).await;
+    attach(harness, &volumes, &third, &first).await;
+    let status = describe(&volumes, &third).await.expect("it exists");
+    assert!(!marked || !harness.is_marked(&status), "what was given up stays so");
 }
 
 /// A volume that somebody has is not deleted.

@@ -10,6 +10,7 @@ use crate::model::{
     SpecRevision, Topology, Truth,
 };
 use crate::orchestrator::PlacementBy;
+use crate::volume::Reach;
 
 /// The label under which a zone's own name server has its address.
 const NAME_SERVER: &str = "ns";
@@ -43,7 +44,8 @@ impl Control {
             Some(deleted) => (planned_creation(&spec, &resolved), self.kept_warning(&deleted.body).await?),
             None => (planned_creation(&spec, &resolved), None),
         };
-        let fencing = self.controller.observer().backends().fencing();
+        let backends = self.controller.observer().backends();
+        let (fencing, reach) = (backends.fencing(), backends.volumes.capabilities().reach);
         let mut warnings = resolved.warnings.clone();
         warnings.extend(self.node_warnings(&resolved));
         warnings.extend(of_existing);
@@ -51,7 +53,7 @@ impl Control {
             index,
             changes,
             fencing,
-            outage_rule: outage_rule(fencing, &spec),
+            outage_rule: outage_rule(fencing, reach, &spec),
             guarantee: self.blueprints.guarantee(&spec),
             conditions: vec![self.zone_condition(&resolved)],
             warnings,
@@ -262,7 +264,13 @@ fn planned_creation(spec: &ServiceSpec, resolved: &Resolved) -> Vec<Planned> {
 }
 
 /// What happens when a node falls silent, in words: told before anything is created.
-fn outage_rule(fencing: FencingLevel, spec: &ServiceSpec) -> String {
+fn outage_rule(fencing: FencingLevel, reach: Reach, spec: &ServiceSpec) -> String {
+    if reach == Reach::Node {
+        return "each member's volumes are on the disk of one node, and nowhere else: while that node is away the member \
+                waits for it. Where the blueprint has replicas that Steadfast promotes, another member takes over \
+                once the node is proven or confirmed dead."
+            .to_owned();
+    }
     match (fencing, spec.fencing.accept_lease) {
         (FencingLevel::F3 | FencingLevel::F2, true) => {
             "a lease is accepted: a member moves when its node is proven dead, or when its lease has expired, which \

@@ -105,6 +105,14 @@ impl<'a> Executor<'a> {
             Action::Adopt { member, revision } => {
                 self.change_member(snapshot, member, |record, _| record.revision = *revision).await
             }
+            Action::MarkRecloned { member } => {
+                self.change_member(snapshot, member, |record, now| {
+                    if std::mem::take(&mut record.recloning) {
+                        push_event(record, now, Reason::Recloned, "it has caught up".to_owned());
+                    }
+                })
+                .await
+            }
             Action::GrowVolume { member, volume, size_bytes } => {
                 self.grow_volume(snapshot, member, volume, *size_bytes).await
             }
@@ -177,6 +185,7 @@ impl<'a> Executor<'a> {
             initialised: None,
             last_node: None,
             zone,
+            recloning: false,
             phase_since: now,
             events: EventRing::default(),
             extra: serde_json::Map::new(),
@@ -231,6 +240,10 @@ impl<'a> Executor<'a> {
                 class: claim.map_or_else(|| "default".to_owned(), |claim| claim.class.clone()),
                 zone: zone.clone(),
             };
+            let lost = record.volumes.iter().find(|binding| &binding.name == volume && binding.lost);
+            if let Some(id) = lost.and_then(|binding| binding.id.as_ref()) {
+                self.backends.volumes.abandon(id).await?;
+            }
             let id = self.backends.volumes.ensure(&spec).await?;
             let known = record.volumes.iter().find(|binding| &binding.name == volume);
             let last_holder = known.and_then(|binding| binding.last_holder.clone());
@@ -369,8 +382,10 @@ impl<'a> Executor<'a> {
         };
         let volumes = self.volumes_of(record).await?;
         for binding in volumes.iter().filter(|binding| goes(binding)) {
-            if let Some(id) = &binding.id {
-                self.backends.volumes.delete(id).await?;
+            match &binding.id {
+                Some(id) if binding.lost => self.backends.volumes.abandon(id).await?,
+                Some(id) => self.backends.volumes.delete(id).await?,
+                None => {}
             }
         }
         self.change_member(snapshot, name, |record, now| {

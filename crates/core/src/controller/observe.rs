@@ -343,7 +343,7 @@ impl Observer {
             leader_up_for: BTreeMap::new(),
             exclusivity: self.backends.volumes.capabilities().exclusivity,
             growing_volumes: self.backends.volumes.capabilities().grow,
-            zonal_volumes: self.backends.volumes.capabilities().zonal,
+            volumes_reach: self.backends.volumes.capabilities().reach,
             srv_records: self.backends.registry.capabilities().services,
             zone: self.backends.zone.clone(),
             timers: self.timers,

@@ -104,6 +104,7 @@ forward! {
     Write begin_detach(id: &VolumeId, expected: &NodeName) -> (), on id;
     Write begin_grow(id: &VolumeId, size_bytes: u64) -> (), on id, needs Needs::Growth;
     Write delete(id: &VolumeId) -> (), on id;
+    Write abandon(id: &VolumeId) -> (), on id;
 }
 
 forward! {

@@ -152,12 +152,16 @@ pub struct VolumeBinding {
     /// Why it could not be made larger, the last time that this was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth_failed: Option<(Reason, String)>,
+    /// Whether its disk is gone by an operator's word, so that another one is to be made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 impl VolumeBinding {
     /// A volume of which nothing is known but its identifier.
     pub fn of(name: VolumeName, id: VolumeId) -> Self {
-        VolumeBinding { name, id: Some(id), last_holder: None, size_bytes: None, growth_failed: None }
+        let id = Some(id);
+        VolumeBinding { name, id, last_holder: None, size_bytes: None, growth_failed: None, lost: false }
     }
 }
 
@@ -221,6 +225,10 @@ pub struct Member {
     /// The zone of its first placement, recorded before anything is made there: that of its volumes and its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<ZoneName>,
+    /// Whether its data was given up by an operator's word, and it has not caught up with its primary since: until then
+    /// it counts for nothing in an election.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recloning: bool,
     /// When the phase was recorded.
     pub phase_since: Timestamp,
     /// What happened to it.
@@ -231,6 +239,12 @@ pub struct Member {
 }
 
 impl Member {
+    /// The node whose disk its volumes are on, where each node has a disk of its own: they are made on the first one that
+    /// is let near them.
+    pub fn disk(&self) -> Option<&NodeName> {
+        self.volumes.iter().find_map(|binding| binding.last_holder.as_ref())
+    }
+
     /// Whether every earlier holder but `node`'s present life is proven unable to write.
     pub fn is_released_but_for(&self, node: &NodeName, incarnation: &Incarnation) -> bool {
         self.unreleased.iter().all(|holder| &holder.node == node && &holder.incarnation == incarnation)

@@ -13,7 +13,7 @@ use crate::model::{
 use crate::planted::{self, Planted};
 use crate::registry::{DomainName, RecordKind, RecordSet};
 use crate::runtime::Timestamp;
-use crate::volume::Exclusivity;
+use crate::volume::{Exclusivity, Reach};
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +110,8 @@ pub struct Facts {
     pub exclusivity: Exclusivity,
     /// Whether volumes can be made larger.
     pub growing_volumes: bool,
-    /// Whether volumes stay in their zone.
-    pub zonal_volumes: bool,
+    /// Where a volume can be attached once it was attached for the first time.
+    pub volumes_reach: Reach,
     /// Whether the registry keeps SRV records.
     pub srv_records: bool,
     /// The cluster's DNS zone.

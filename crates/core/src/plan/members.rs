@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::placement::{Placed, choose};
+use super::placement::{Bound, Placed, choose};
 use super::{Action, Facts, MemberFacts, Plan, Stall, Wait};
-use crate::ids::{GroupName, MemberName, NodeName, ZoneName};
+use crate::ids::{GroupName, MemberName, NodeName};
 use crate::model::{Desired, Evidence, Holder, Member, MemberPhase, NodeHealth, Reason};
 use crate::orchestrator::{Placement, Run, Workload};
+use crate::volume::Reach;
 
 /// Records for members that have none, then volumes and addresses for those that lack them.
 pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
@@ -18,8 +19,8 @@ pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
             }
             match found {
                 Some(found) if is_of(facts, &found.record) => {
-                    let bound = found.record.zone.is_some() || !facts.zonal_volumes;
-                    if bound && !is_provisioned(facts, &found.record) {
+                    let known = found.record.zone.is_some() || facts.volumes_reach != Reach::Zone;
+                    if known && !is_provisioned(facts, &found.record) {
                         plan.actions.push(Action::Provision { member });
                     }
                 }
@@ -29,31 +30,29 @@ pub(super) fn provision(facts: &Facts, plan: &mut Plan) {
                     let kept = found.map(|found| &*found.record);
                     let kept = kept.filter(|record| record.service_id == facts.service.id);
                     let last_node = kept.and_then(|record| record.last_node.as_ref());
-                    let zone = kept.and_then(|record| zone_of_volumes(facts, record));
-                    let node = choose(facts, placed, &member, group.name, last_node, zone).ok();
-                    let node = node.filter(|node| !is_early(facts, placed, &member, group.name, node));
+                    let bound = kept.and_then(|record| Bound::of(facts, record));
+                    let node = choose(facts, placed, &member, group.name, last_node, bound).ok();
+                    let early = |node: &NodeName| {
+                        bound.is_none() && is_early(facts, placed, &member, group.name, node)
+                    };
+                    let node = node.filter(|node| !early(node));
                     if let Some(node) = &node {
                         placed.set(facts, member.clone(), group.name.clone(), node.clone());
                     }
-                    let bound = node.is_some() || !facts.zonal_volumes;
+                    let known = node.is_some() || facts.volumes_reach != Reach::Zone;
                     plan.actions.push(Action::CreateMember {
                         member: member.clone(),
                         group: group.name.clone(),
                         ordinal,
                         node,
                     });
-                    if bound {
+                    if known {
                         plan.actions.push(Action::Provision { member });
                     }
                 }
             }
         }
     }
-}
-
-/// The zone that a member cannot leave.
-fn zone_of_volumes<'a>(facts: &Facts, record: &'a Member) -> Option<&'a ZoneName> {
-    record.zone.as_ref().filter(|_| facts.zonal_volumes)
 }
 
 /// Whether a record is of this very service, and not left by an earlier one of the same name.
@@ -69,7 +68,7 @@ fn is_removing(facts: &Facts, record: &Member) -> bool {
 fn is_provisioned(facts: &Facts, record: &Member) -> bool {
     record.address.is_some()
         && record.volumes.len() == facts.revision.blueprint.volumes.len()
-        && record.volumes.iter().all(|volume| volume.id.is_some())
+        && record.volumes.iter().all(|volume| volume.id.is_some() && !volume.lost)
 }
 
 /// A node for members that have none, and another for those whose node is dead, or starts them no more.
@@ -88,6 +87,11 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
         }
         if !record.run {
             plan.actions.push(Action::SetRun { member: name.clone(), run: true });
+        }
+        let bound = Bound::of(facts, record);
+        if let Some(wait) = wait_for_disk(facts, member, bound) {
+            plan.waits.push(wait);
+            continue;
         }
         let (reason, message) = match &record.placed_on {
             None => (Reason::Created, "first placement".to_owned()),
@@ -112,10 +116,13 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
             plan.waits.push(wait);
             continue;
         }
-        let zone = zone_of_volumes(facts, record);
         let placed = placed.get_or_insert_with(|| Placed::of(facts));
-        match choose(facts, placed, name, &record.group, record.last_node.as_ref(), zone) {
-            Ok(node) if reason == Reason::Created && is_early(facts, placed, name, &record.group, &node) => {
+        match choose(facts, placed, name, &record.group, record.last_node.as_ref(), bound) {
+            Ok(node)
+                if reason == Reason::Created
+                    && bound.is_none()
+                    && is_early(facts, placed, name, &record.group, &node) =>
+            {
                 plan.waits.push(Wait::new(Reason::PlacementNone, early(facts, name, &node)));
             }
             Ok(node) => {
@@ -133,6 +140,32 @@ pub(super) fn place(facts: &Facts, plan: &mut Plan) {
                 .push(Wait::new(Reason::PlacementNone, error.message).resolved_by("steadfast node list")),
         }
     }
+}
+
+/// Why a member stays where its volumes are: nobody else has them, whatever is proven of that node. What has ended on a
+/// node that starts nothing waits as well. Where it is not placed yet it is placed there, once that node is ready.
+fn wait_for_disk(facts: &Facts, member: &MemberFacts, bound: Option<Bound<'_>>) -> Option<Wait> {
+    let Some(Bound::Node(disk)) = bound else { return None };
+    let record = &member.record;
+    if record.placed_on.as_ref() != Some(disk) || member.is_ready() {
+        return None;
+    }
+    let silent = match facts.nodes.get(disk).map(|node| &node.health) {
+        Some(NodeHealth::Ready | NodeHealth::Draining) => None,
+        Some(NodeHealth::Dead(evidence)) => Some(format!("{disk} is dead ({evidence})")),
+        Some(NodeHealth::Suspect | NodeHealth::Unknown) | None if member.status.is_none() => {
+            Some(format!("{disk} is silent"))
+        }
+        Some(NodeHealth::Suspect | NodeHealth::Unknown) | None => None,
+    };
+    let why = silent.or_else(|| stranded(facts, member, disk).map(|(_, message)| message))?;
+    let message =
+        format!("the volumes of {} are on the disk of {disk}, and it waits for that: {why}", record.name);
+    let remedy = format!(
+        "bring {disk} back; if its disk is gone for good: steadfast rebuild {} --lost-disk {disk}",
+        record.name
+    );
+    Some(Wait::new(Reason::PlacementNone, message).resolved_by(remedy))
 }
 
 fn death_of(facts: &Facts, node: &NodeName) -> String {
@@ -209,10 +242,10 @@ pub(super) fn apply_workload(facts: &Facts, plan: &mut Plan) {
 
 /// Whether a member would be put beside another of its group for no other reason than that this server has only begun
 /// to listen: the first node to be heard of a cluster that has just been started would get all of them. A volume that
-/// is bound to its zone would keep it there for good.
+/// is bound to its zone, or to its node, would keep it there for good.
 fn is_early(facts: &Facts, placed: &Placed, member: &MemberName, group: &GroupName, node: &NodeName) -> bool {
     facts.listened_for < facts.timers.first_look
-        && placed.is_beside(facts, member, group, node, facts.zonal_volumes)
+        && placed.is_beside(facts, member, group, node, facts.volumes_reach == Reach::Zone)
 }
 
 fn early(facts: &Facts, member: &MemberName, node: &NodeName) -> String {
@@ -282,7 +315,7 @@ pub(super) fn release_from_the_dead(facts: &Facts, plan: &mut Plan) {
     }
 }
 
-fn evidence_of_death(facts: &Facts, holder: &Holder) -> Option<Evidence> {
+pub(super) fn evidence_of_death(facts: &Facts, holder: &Holder) -> Option<Evidence> {
     let node = facts.nodes.get(&holder.node)?;
     if node.incarnation != holder.incarnation {
         return Some(Evidence::NodeProvenDead);

@@ -2,9 +2,44 @@
 
 use std::collections::BTreeMap;
 
-use super::Facts;
+use super::{Facts, NodeFacts};
 use crate::ids::{GroupName, MemberName, NodeName, ZoneName};
-use crate::model::{NodeHealth, Spread};
+use crate::model::{Member, NodeHealth, Spread};
+use crate::volume::Reach;
+
+/// Where a member cannot leave, since its volumes are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound<'a> {
+    /// Its volumes reach the nodes of one zone.
+    Zone(&'a ZoneName),
+    /// They lie on the disk of one node.
+    Node(&'a NodeName),
+}
+
+impl<'a> Bound<'a> {
+    /// What binds a member, as far as its record tells.
+    pub fn of(facts: &Facts, record: &'a Member) -> Option<Self> {
+        match facts.volumes_reach {
+            Reach::Node => record.disk().map(Bound::Node),
+            Reach::Zone => record.zone.as_ref().map(Bound::Zone),
+            Reach::Cluster => None,
+        }
+    }
+
+    fn allows(self, node: &NodeName, facts: &NodeFacts) -> bool {
+        match self {
+            Bound::Zone(zone) => &facts.zone == zone,
+            Bound::Node(own) => node == own,
+        }
+    }
+
+    fn text(bound: Option<Self>) -> String {
+        match bound {
+            Some(Bound::Node(own)) => format!("do not have its volume, which is on the disk of {own}"),
+            Some(Bound::Zone(_)) | None => "are in another zone than its volume".to_owned(),
+        }
+    }
+}
 
 /// Why no node can take a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +62,10 @@ impl Placed {
     pub(super) fn of(facts: &Facts) -> Self {
         let mut placed = Placed::default();
         for (name, member) in &facts.members {
-            // Members on dead nodes are on their way elsewhere.
-            if let Some(node) = member.record.placed_on.clone().filter(|node| !facts.is_dead(node)) {
+            // Members on dead nodes are on their way elsewhere, but for those whose volume is there.
+            let stays = |node: &NodeName| Bound::of(facts, &member.record) == Some(Bound::Node(node));
+            let there = |node: &NodeName| !facts.is_dead(node) || stays(node);
+            if let Some(node) = member.record.placed_on.clone().filter(there) {
                 placed.set(facts, name.clone(), member.record.group.clone(), node);
             }
         }
@@ -96,7 +133,7 @@ struct Crowd {
     service_on_node: usize,
 }
 
-/// The node for `member`: ready, one that starts engines, with this one, in the volume's zone if volumes are bound to one; then the
+/// The node for `member`: ready, one that starts engines, with this one, in reach of its volumes; then the
 /// fewest of its group in the zone and on the node, its last node first, the fewest members of all, the first
 /// by name.
 ///
@@ -107,9 +144,9 @@ pub fn choose_node(
     member: &MemberName,
     group: &GroupName,
     last_node: Option<&NodeName>,
-    zone: Option<&ZoneName>,
+    bound: Option<Bound<'_>>,
 ) -> Result<NodeName, PlacementError> {
-    choose(facts, &Placed::of(facts), member, group, last_node, zone)
+    choose(facts, &Placed::of(facts), member, group, last_node, bound)
 }
 
 pub(super) fn choose(
@@ -118,26 +155,26 @@ pub(super) fn choose(
     member: &MemberName,
     group: &GroupName,
     last_node: Option<&NodeName>,
-    zone: Option<&ZoneName>,
+    bound: Option<Bound<'_>>,
 ) -> Result<NodeName, PlacementError> {
     let engine = facts.revision.blueprint.name.as_str();
     let mut not_ready = 0;
     let mut stalled = 0;
     let mut without_engine = 0;
-    let mut in_other_zone = 0;
+    let mut out_of_reach = 0;
     let best = facts
         .nodes
         .iter()
-        .filter(|(_, node)| {
+        .filter(|(name, node)| {
             let alive = node.health == NodeHealth::Ready;
             let ready = alive && node.stall.is_none();
             let has_engine = node.engines.is_empty() || node.engines.contains_key(engine);
-            let in_zone = zone.is_none_or(|zone| &node.zone == zone);
+            let in_reach = bound.is_none_or(|bound| bound.allows(name, node));
             not_ready += usize::from(!alive);
             stalled += usize::from(alive && !ready);
             without_engine += usize::from(ready && !has_engine);
-            in_other_zone += usize::from(ready && has_engine && !in_zone);
-            ready && has_engine && in_zone
+            out_of_reach += usize::from(ready && has_engine && !in_reach);
+            ready && has_engine && in_reach
         })
         .min_by_key(|(name, node)| {
             let crowd = placed.crowd(facts, member, group, name, &node.zone);
@@ -150,8 +187,9 @@ pub(super) fn choose(
     best.map(|(name, _)| name.clone()).ok_or_else(|| PlacementError {
         message: format!(
             "no node can take {member}: of {} nodes {not_ready} are not ready, {stalled} start nothing, \
-             {without_engine} lack {engine}, {in_other_zone} are in another zone than its volume",
-            facts.nodes.len()
+             {without_engine} lack {engine}, {out_of_reach} {}",
+            facts.nodes.len(),
+            Bound::text(bound)
         ),
     })
 }

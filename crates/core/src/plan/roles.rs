@@ -230,7 +230,9 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
         .iter()
         .filter(|(ordinal, ..)| *ordinal < group.group.may_count())
         .filter_map(|(_, name, found)| {
-            let status = found.as_ref()?.status.as_ref()?;
+            // One that has forgotten what it once confirmed speaks for nothing.
+            let found = found.filter(|member| !member.record.recloning)?;
+            let status = found.status.as_ref()?;
             // The old primary need not say how far it is: with it, nothing is missing.
             let is_old = role.previous.as_ref() == Some(name);
             let position = status.position.or(is_old.then_some(Position { timeline: 0, offset: 0 }))?;

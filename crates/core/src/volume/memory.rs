@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 
 use super::{
-    Attachment, Exclusivity, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
+    Attachment, Exclusivity, Reach, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus,
+    cannot_abandon, cannot_grow,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{ClusterName, MemberId, NodeName, SnapshotId, VolumeId, VolumeName, ZoneName};
@@ -42,12 +43,21 @@ struct Shelf {
     node_zones: BTreeMap<NodeName, ZoneName>,
 }
 
+impl Shelf {
+    fn forget(&mut self, id: &VolumeId, token: &(MemberId, VolumeName)) {
+        self.tokens.remove(token);
+        self.volumes.remove(id);
+        self.growing.remove(id);
+        self.sources.remove(id);
+    }
+}
+
 impl MemoryVolumes {
     /// No volumes yet; the storage refuses a second writer, and there are no zones and no limits.
     pub fn new() -> Self {
         Self::with_capabilities(VolumeCapabilities {
             exclusivity: Exclusivity::Storage,
-            zonal: false,
+            reach: Reach::Cluster,
             attach_limit: None,
             grow: false,
             snapshot: true,
@@ -58,6 +68,12 @@ impl MemoryVolumes {
     pub fn that_grow() -> Self {
         let declared = MemoryVolumes::new().capabilities;
         Self::with_capabilities(VolumeCapabilities { grow: true, ..declared })
+    }
+
+    /// No volumes yet, each of which will lie on the disk of the node that it is first attached to.
+    pub fn pinned() -> Self {
+        let declared = MemoryVolumes::new().capabilities;
+        Self::with_capabilities(VolumeCapabilities { reach: Reach::Node, ..declared })
     }
 
     /// No volumes yet, with these capabilities.
@@ -120,6 +136,9 @@ impl MemoryVolumes {
             let Some(next) = step(shelf, attachment).map_err(refuse)? else { return Ok(()) };
             let hold = shelf.hold;
             if let Some(volume) = shelf.volumes.get_mut(id) {
+                if self.capabilities.reach == Reach::Node {
+                    volume.node = volume.node.take().or_else(|| next.holder().cloned());
+                }
                 volume.attachment = next;
                 volume.device = None;
                 if !hold {
@@ -138,12 +157,19 @@ impl MemoryVolumes {
             let message = format!("{node} has {limit} volumes, and takes no more");
             return Err((ErrorKind::QuotaExceeded, message));
         }
-        let zone = shelf.volumes.get(id).and_then(|volume| volume.spec.zone.as_ref());
-        match (zone, shelf.node_zones.get(node)) {
-            (Some(zone), Some(elsewhere)) if self.capabilities.zonal && zone != elsewhere => {
-                Err((ErrorKind::Invalid, format!("it is in zone {zone}, and {node} is in {elsewhere}")))
-            }
-            _ => Ok(()),
+        let Some(volume) = shelf.volumes.get(id) else { return Ok(()) };
+        match self.capabilities.reach {
+            Reach::Node => match volume.node.as_ref().filter(|own| *own != node) {
+                Some(own) => Err((ErrorKind::Invalid, format!("it is on the disk of {own}"))),
+                None => Ok(()),
+            },
+            Reach::Zone => match (volume.spec.zone.as_ref(), shelf.node_zones.get(node)) {
+                (Some(zone), Some(elsewhere)) if zone != elsewhere => {
+                    Err((ErrorKind::Invalid, format!("it is in zone {zone}, and {node} is in {elsewhere}")))
+                }
+                _ => Ok(()),
+            },
+            Reach::Cluster => Ok(()),
         }
     }
 }
@@ -201,6 +227,7 @@ impl VolumeProvider for MemoryVolumes {
                 id: id.clone(),
                 spec: spec.clone(),
                 attachment: Attachment::Free,
+                node: None,
                 in_use: false,
                 device: None,
                 lock: None,
@@ -276,10 +303,21 @@ impl VolumeProvider for MemoryVolumes {
                 let message = format!("it is with {holder}");
                 return Err(Error::new(ErrorKind::Busy, self, "delete", id, message).without_effect());
             }
-            shelf.tokens.remove(&(volume.spec.member.clone(), volume.spec.name.clone()));
-            shelf.volumes.remove(id);
-            shelf.growing.remove(id);
-            shelf.sources.remove(id);
+            let token = (volume.spec.member.clone(), volume.spec.name.clone());
+            shelf.forget(id, &token);
+            Ok(())
+        })
+    }
+
+    async fn abandon(&self, id: &VolumeId) -> Result<()> {
+        if self.capabilities.reach != Reach::Node {
+            return Err(cannot_abandon(self, id));
+        }
+        self.shelf.with(|shelf| {
+            if let Some(volume) = shelf.volumes.get(id) {
+                let token = (volume.spec.member.clone(), volume.spec.name.clone());
+                shelf.forget(id, &token);
+            }
             Ok(())
         })
     }
@@ -293,10 +331,12 @@ mod tests {
     use crate::conformance::Harness;
     use crate::conformance::volume::VolumeHarness;
 
-    /// Volumes whose transitions are complete at once, or only when told to; that can be made larger, or cannot.
+    /// Volumes whose transitions are complete at once, or only when told to; that can be made larger, or cannot; that
+    /// lie on the disk of a node, or nowhere in particular.
     struct Memory {
         hold: bool,
         grow: bool,
+        reach: Reach,
     }
 
     impl Harness for Memory {
@@ -304,7 +344,9 @@ mod tests {
         type Guard = MemoryVolumes;
 
         async fn open(&self) -> (MemoryVolumes, MemoryVolumes) {
-            let volumes = if self.grow { MemoryVolumes::that_grow() } else { MemoryVolumes::new() };
+            let declared = MemoryVolumes::new().capabilities();
+            let capabilities = VolumeCapabilities { grow: self.grow, reach: self.reach, ..declared };
+            let volumes = MemoryVolumes::with_capabilities(capabilities);
             volumes.hold_transitions(self.hold);
             (volumes.clone(), volumes)
         }
@@ -334,18 +376,29 @@ mod tests {
         }
     }
 
+    const AT_ONCE: Memory = Memory { hold: false, grow: true, reach: Reach::Cluster };
+    const HELD: Memory = Memory { hold: true, ..AT_ONCE };
+
     mod at_once {
-        crate::volume_conformance!(super::Memory { hold: false, grow: true });
-        crate::snapshot_conformance!(super::Memory { hold: false, grow: true });
+        crate::volume_conformance!(super::AT_ONCE);
+        crate::snapshot_conformance!(super::AT_ONCE);
     }
 
     mod held {
-        crate::volume_conformance!(super::Memory { hold: true, grow: true });
-        crate::snapshot_conformance!(super::Memory { hold: true, grow: true });
+        crate::volume_conformance!(super::HELD);
+        crate::snapshot_conformance!(super::HELD);
     }
 
     mod of_one_size {
-        crate::volume_conformance!(super::Memory { hold: false, grow: false });
+        crate::volume_conformance!(super::Memory { grow: false, ..super::AT_ONCE });
+    }
+
+    mod pinned {
+        crate::volume_conformance!(super::Memory { reach: super::Reach::Node, ..super::AT_ONCE });
+    }
+
+    mod pinned_and_held {
+        crate::volume_conformance!(super::Memory { reach: super::Reach::Node, ..super::HELD });
     }
 
     fn spec(member: &str, zone: &str) -> VolumeSpec {
@@ -363,7 +416,7 @@ mod tests {
     #[tokio::test]
     async fn zones_and_limits_are_kept() {
         let volumes = MemoryVolumes::with_capabilities(VolumeCapabilities {
-            zonal: true,
+            reach: Reach::Zone,
             attach_limit: Some(1),
             ..MemoryVolumes::new().capabilities()
         });
@@ -383,12 +436,14 @@ mod tests {
     fn its_storage_refuses_a_second_writer() {
         let declared = VolumeCapabilities {
             exclusivity: Exclusivity::Storage,
-            zonal: false,
+            reach: Reach::Cluster,
             attach_limit: None,
             grow: false,
             snapshot: true,
         };
         assert_eq!(MemoryVolumes::new().capabilities(), declared);
         assert_eq!(MemoryVolumes::that_grow().capabilities(), VolumeCapabilities { grow: true, ..declared });
+        let pinned = VolumeCapabilities { reach: Reach::Node, ..declared };
+        assert_eq!(MemoryVolumes::pinned().capabilities(), pinned);
     }
 }

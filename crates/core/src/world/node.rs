@@ -193,7 +193,8 @@ impl WorldNode {
         Ok(found.map(|found| (found.body.service.clone(), found.body)))
     }
 
-    fn claimant(&self) -> Claimant {
+    /// What claims members for this node.
+    pub fn claimant(&self) -> Claimant {
         Claimant {
             env: self.env.clone(),
             store: self.store.clone(),

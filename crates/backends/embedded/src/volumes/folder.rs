@@ -91,7 +91,8 @@ impl Root {
         let attachment = settled(record.attachment, in_use);
         let lock = Some(folder.join(LOCK));
         let device = Some(folder);
-        Ok(Some(VolumeStatus { id: id.clone(), spec: record.spec, attachment, in_use, device, lock }))
+        let (id, spec) = (id.clone(), record.spec);
+        Ok(Some(VolumeStatus { id, spec, attachment, node: None, in_use, device, lock }))
     }
 
     pub(super) fn list(&self, cluster: &ClusterName) -> Result<Vec<VolumeStatus>> {

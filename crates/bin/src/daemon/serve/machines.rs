@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use steadfast_core::model::FencingLevel;
 
 use crate::config::{ClusterConfig, NetworkConfig, VolumeKind};
-use crate::daemon::shared_volumes;
+use crate::daemon::volumes::has_volumes;
+use crate::daemon::{local_volumes, shared_volumes};
 use crate::data_dir::DataDir;
 use crate::exit::{Failure, Result};
 
@@ -22,6 +23,10 @@ pub(crate) struct MachineOptions {
     /// A folder that every machine mounts, for the volumes [default: that of last time, or the data folder]
     #[arg(long, value_name = "DIR")]
     shared_volumes: Option<PathBuf>,
+    /// A folder of every machine's own, for volumes that stay on the disk of their node [default: that of last time, or
+    /// the data folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "shared_volumes")]
+    local_volumes: Option<PathBuf>,
     /// Engines are services of this machine's Docker Swarm, and those of this blueprint have this image [default: those of
     /// last time]
     #[arg(long, value_name = "BLUEPRINT=IMAGE", value_parser = image)]
@@ -52,6 +57,10 @@ impl MachineOptions {
         }
         if let Some(wanted) = &self.shared_volumes {
             self.share(&data, &mut config, wanted)?;
+        }
+        if let Some(wanted) = &self.local_volumes {
+            local_volumes::choose(&data, &mut config, wanted)?;
+            config.node_lease_ms = config.node_lease_ms.max(LEASE_MS);
         }
         if let Some(kind) = self.volume_kind {
             choose_kind(&mut config, kind)?;
@@ -84,6 +93,7 @@ impl MachineOptions {
         let before = match &config.shared_volumes {
             Some(before) if before == wanted => return Ok(()),
             Some(before) => Some(before.clone()),
+            None if config.local_volumes.is_some() => config.local_volumes.clone(),
             None => Some(data.path("volumes")).filter(|folder| has_volumes(folder)),
         };
         if let Some(before) = before {
@@ -125,10 +135,4 @@ fn choose_kind(config: &mut ClusterConfig, kind: VolumeKind) -> Result<()> {
     }
     config.volume_kind = kind;
     Ok(())
-}
-
-/// Whether a folder of volumes has any.
-fn has_volumes(folder: &Path) -> bool {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().starts_with('.'))
 }

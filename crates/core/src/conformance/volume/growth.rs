@@ -1,8 +1,8 @@
 //! Volumes that become larger.
 
 use super::{
-    VolumeHarness, attach, attachment, describe, detach, ensure, opened, pause, reach, refused, skip, soon,
-    spec, unknown,
+    VolumeHarness, attach, attachment, describe, detach, ensure, next_node, opened, pause, reach, refused,
+    skip, soon, spec, unknown,
 };
 use crate::error::ErrorKind;
 use crate::ids::VolumeId;
@@ -145,7 +145,8 @@ pub async fn a_volume_told_to_grow_while_it_is_free_is_large_once_it_is_attached
     if !grows("a_volume_told_to_grow_while_it_is_free_is_large_once_it_is_attached", &volumes) {
         return;
     }
-    let ([first, second], larger) = (harness.nodes(), harness.size_bytes() * 2);
+    let ([first, _], larger) = (harness.nodes(), harness.size_bytes() * 2);
+    let second = next_node(harness, &volumes);
     attach(harness, &volumes, &id, &first).await;
     let marked = harness.mark(&describe(&volumes, &id).await.expect("it exists"));
     detach(harness, &volumes, &id, &first).await;

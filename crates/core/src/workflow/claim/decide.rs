@@ -120,6 +120,9 @@ pub fn next(view: &ClaimView) -> Step {
     if let Some(holder) = unproven.first() {
         return Step::Wait(Reason::FenceUnproven, unproven_text(holder));
     }
+    if let Some(step) = elsewhere(view) {
+        return step;
+    }
     if !held {
         if planted::is(Planted::DetachBeforeOwnership)
             && let Some(step @ Step::Detach { .. }) = next_for_volumes(view)
@@ -167,6 +170,15 @@ fn unproven_text(holder: &Holder) -> String {
          steadfast node confirm-dead {}",
         holder.node
     )
+}
+
+/// A volume that lies on the disk of another node is nothing to claim, and nothing of the member is touched for it.
+fn elsewhere(view: &ClaimView) -> Option<Step> {
+    view.volumes.iter().find_map(|volume| {
+        let Observed::Present(status) = &volume.status else { return None };
+        let disk = status.node.as_ref().filter(|disk| **disk != view.node)?;
+        Some(Step::Wait(Reason::PlacementNone, format!("volume {} is on the disk of {disk}", volume.id)))
+    })
 }
 
 fn next_for_volumes(view: &ClaimView) -> Option<Step> {

@@ -1,0 +1,66 @@
+//! An operator's word that a disk is gone.
+
+use super::change::no_service;
+use super::{Control, ControlError, ControlResult, ServiceView};
+use crate::ids::{MemberName, NodeName};
+use crate::metadata::WriteOutcome;
+use crate::model::{Member, MemberPhase, Reason};
+use crate::plan::{NoRebuild, may_rebuild};
+use crate::workflow::claim::{push_event, set_phase};
+
+impl Control {
+    /// An operator's word that the disk of `node`, with the volumes of `name` on it, is gone for good: the member gets
+    /// empty volumes on another node, and its data from its primary. Said twice is said once.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` where its data is not known to be had from another member, where its last holder is not
+    /// proven dead, or where its volumes are not on that disk.
+    pub async fn rebuild(&self, name: &MemberName, node: &NodeName) -> ControlResult<ServiceView> {
+        loop {
+            let service = self.find_member(name).await?.service.clone();
+            let Some(snapshot) = self.controller.observer().glance(&service).await? else {
+                return Err(no_service(&service));
+            };
+            let (Some(found), Some(version)) =
+                (snapshot.facts.members.get(name), snapshot.member_versions.get(name))
+            else {
+                return Err(no_service(&service));
+            };
+            if found.record.recloning && found.record.disk() != Some(node) {
+                return self.service(&service).await;
+            }
+            let source = may_rebuild(&snapshot.facts, name, found, node).map_err(refused)?;
+            let text = match source {
+                Some(leader) => format!("its data is copied anew from {leader}"),
+                None => "it never had any data".to_owned(),
+            };
+            let mut record = Member::clone(&found.record);
+            for binding in &mut record.volumes {
+                binding.lost = true;
+                binding.last_holder = None;
+            }
+            // Whoever held it is proven dead.
+            record.unreleased.clear();
+            record.holder = None;
+            record.placed_on = None;
+            record.last_node = None;
+            record.initialised = None;
+            record.recloning = true;
+            let now = self.env.clock().wall();
+            set_phase(&mut record, MemberPhase::Pending, now);
+            let text = format!("by an operator's word the disk of {node} is gone: {text}");
+            push_event(&mut record, now, Reason::OperatorOverride, text);
+            let key = self.store.member_key(&service, name)?;
+            let written = self.store.write_over(&key, version, &*found.record, &record).await?;
+            if let WriteOutcome::Applied(_) = written {
+                self.controller.wake(&service);
+                return self.service(&service).await;
+            }
+        }
+    }
+}
+
+fn refused(why: NoRebuild) -> ControlError {
+    let NoRebuild { reason, message, remedy } = why;
+    ControlError::Conflict { reason, message, remedy }
+}

@@ -1,0 +1,246 @@
+//! Members whose volumes lie on the disk of a node wait there for that node, and go nowhere else.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod kit;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kit::{MINUTE, member, name, placed, writable};
+use steadfast_core::control::{Control, ControlResult, Guard, ServiceView};
+use steadfast_core::ids::NodeName;
+use steadfast_core::model::{ConditionKind, Member, MemberPhase, Reason, ServiceState};
+use steadfast_core::testing::TestEnvironment;
+use steadfast_core::volume::memory::MemoryVolumes;
+use steadfast_core::workflow::claim::ClaimProgress;
+use steadfast_core::world::{World, service_file};
+
+/// A world of so many nodes, each with a disk of its own, and a server in it.
+async fn world(nodes: u32) -> (World, Control) {
+    let environment = TestEnvironment::new(7).environment;
+    let world = World::with_volumes(environment, nodes, MemoryVolumes::pinned()).await.unwrap();
+    let server = world.plain_server("server-1").unwrap();
+    (world, server)
+}
+
+async fn record(server: &Control, text: &str) -> Member {
+    let (service, _) = text.rsplit_once('-').unwrap();
+    let found = server.store().member(&name(service), &member(text)).await.unwrap().unwrap();
+    Member::clone(&found.body)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_waits_for_the_node_with_its_disk_and_comes_back_there() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders", 1).await.unwrap();
+    let node = placed(&world, "orders-0").await;
+    let before = record(&server, "orders-0").await;
+    world.kill(&node);
+
+    let elsewhere = |views: &[ServiceView]| views[0].members[0].node.as_ref() != Some(&node);
+    assert!(!world.until(&server, MINUTE, elsewhere).await.unwrap(), "nobody else has its data");
+    let view = server.service(&name("orders")).await.unwrap();
+    assert_eq!(view.state, ServiceState::Unavailable, "{view:?}");
+    let why = server.why(&member("orders-0")).await.unwrap();
+    let told = |text: &str| why.lines.iter().any(|line| line.text.contains(text));
+    assert!(why.lines.iter().any(|line| line.reason == Some(Reason::PlacementNone)), "{why:?}");
+    assert!(told(&format!("are on the disk of {node}")) && told("is dead (NodeProvenDead)"), "{why:?}");
+    assert!(why.next_action.as_ref().unwrap().contains(&format!("bring {node} back")), "{why:?}");
+    let blocked = view.conditions.iter().find(|found| found.kind == ConditionKind::Blocked).unwrap();
+    assert_eq!(blocked.reason, Some(Reason::PlacementNone), "{view:?}");
+
+    world.revive(&node).unwrap();
+    let healthy = |views: &[ServiceView]| views[0].state == ServiceState::Healthy;
+    assert!(world.until(&server, MINUTE, healthy).await.unwrap());
+    let after = record(&server, "orders-0").await;
+    assert_eq!(placed(&world, "orders-0").await, node);
+    assert_eq!((&after.id, &after.volumes, &after.address), (&before.id, &before.volumes, &before.address));
+    assert!(after.epoch > before.epoch, "the earlier life of its node is fenced");
+    assert_eq!(writable(&world, "orders-0"), 1);
+}
+
+/// A silent node is nothing to be confirmed dead: that would bring the data to nobody.
+#[tokio::test(start_paused = true)]
+async fn of_a_silent_node_with_the_disk_only_its_return_is_waited_for() {
+    let (mut world, server) = world(4).await;
+    world.create(&server, "orders", 1).await.unwrap();
+    let node = placed(&world, "orders-0").await;
+    world.silence(&node, true);
+    let told = |views: &[ServiceView]| {
+        views[0].conditions.iter().any(|found| found.reason == Some(Reason::PlacementNone))
+    };
+    assert!(world.until(&server, MINUTE, told).await.unwrap());
+    let why = server.why(&member("orders-0")).await.unwrap();
+    assert!(why.lines.iter().any(|line| line.text.contains("is silent")), "{why:?}");
+    assert!(!why.next_action.unwrap().contains("confirm-dead"));
+    assert_eq!(writable(&world, "orders-0"), 1, "what runs there is left alone");
+    world.silence(&node, false);
+    let healthy = |views: &[ServiceView]| views[0].state == ServiceState::Healthy;
+    assert!(world.until(&server, MINUTE, healthy).await.unwrap());
+}
+
+/// Members of a group are spread before they have data, and stay so: those that are put together first would be for good.
+#[tokio::test(start_paused = true)]
+async fn a_deleted_service_that_is_brought_back_is_placed_where_its_disks_are() {
+    let (mut world, server) = world(4).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    let mut before = Vec::new();
+    for ordinal in 0..3 {
+        before.push(placed(&world, &format!("orders-{ordinal}")).await);
+    }
+    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3, "{before:?}");
+    let deleted = server.delete(&name("orders"), Guard::default()).await.unwrap();
+    world.finish(&server, &deleted.id).await.unwrap();
+    // The crowd that a placement by numbers would avoid.
+    for other in ["one", "two", "three"] {
+        world.create(&server, other, 3).await.unwrap();
+    }
+    let back = server.undelete(&name("orders"), Guard::default()).await.unwrap();
+    world.finish(&server, &back.id).await.unwrap();
+    for (ordinal, node) in before.iter().enumerate() {
+        assert_eq!(&placed(&world, &format!("orders-{ordinal}")).await, node);
+    }
+}
+
+/// Whatever the records say, the disk decides: a claim on a node that has not got it takes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_claim_without_the_disk_takes_nothing() {
+    let (mut world, server) = world(2).await;
+    world.create(&server, "orders", 1).await.unwrap();
+    let node = placed(&world, "orders-0").await;
+    let other: NodeName = world.nodes.keys().find(|found| **found != node).unwrap().clone();
+    world.kill(&node);
+    let found = server.store().member(&name("orders"), &member("orders-0")).await.unwrap().unwrap();
+    let mut wrong = Member::clone(&found.body);
+    wrong.placed_on = Some(other.clone());
+    let key = server.store().member_key(&name("orders"), &member("orders-0")).unwrap();
+    let written = server.store().write(&key, &found, &wrong).await.unwrap();
+    drop(written);
+    let claimant = world.nodes[&other].claimant();
+    let progress = claimant.advance(&name("orders"), &member("orders-0")).await.unwrap();
+    let ClaimProgress::Waiting(reason, message) = progress else { panic!("{progress:?}") };
+    assert_eq!(reason, Reason::PlacementNone);
+    assert!(message.contains(&format!("is on the disk of {node}")), "{message}");
+    let after = record(&server, "orders-0").await;
+    assert_eq!((after.epoch, after.holder), (wrong.epoch, wrong.holder), "nothing was touched");
+    assert_ne!(after.phase, MemberPhase::Claiming);
+}
+
+async fn rebuilt(world: &mut World, server: &Control, text: &str) -> NodeName {
+    let node = placed(world, text).await;
+    world.kill(&node);
+    let name = member(text);
+    let waits = |views: &[ServiceView]| {
+        views[0].conditions.iter().any(|found| found.reason == Some(Reason::PlacementNone))
+    };
+    assert!(world.until(server, MINUTE, waits).await.unwrap(), "nothing is rebuilt without a word");
+    server.rebuild(&name, &node).await.unwrap();
+    server.rebuild(&name, &node).await.expect("said twice is said once");
+    node
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_disk_is_gone_is_rebuilt_elsewhere_on_an_operators_word() {
+    let (mut world, server) = world(4).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    let before = record(&server, "orders-2").await;
+    let node = rebuilt(&mut world, &server, "orders-2").await;
+    let healthy = |views: &[ServiceView]| views[0].state == ServiceState::Healthy;
+    assert!(world.until(&server, MINUTE, healthy).await.unwrap());
+    let on = placed(&world, "orders-2").await;
+    assert_ne!(on, node);
+    for _ in 0..8 {
+        world.round(&server).await.unwrap();
+    }
+    let after = record(&server, "orders-2").await;
+    assert_eq!((&after.id, &after.address.unwrap().address), (&before.id, &before.address.unwrap().address));
+    assert_ne!(after.volumes[0].id, before.volumes[0].id);
+    assert!(after.initialised.is_some() && !after.recloning);
+    assert!(after.events.iter().any(|event| event.reason == Reason::OperatorOverride));
+    assert!(after.events.iter().any(|event| event.reason == Reason::Recloned));
+
+    // The node comes back, and with it what was on its disk: nothing is done with that.
+    world.revive(&node).unwrap();
+    for _ in 0..8 {
+        world.round(&server).await.unwrap();
+    }
+    assert_eq!(placed(&world, "orders-2").await, on);
+    assert_eq!(world.nodes.values().filter(|node| node.runs(&member("orders-2"))).count(), 1);
+}
+
+fn refusal(result: ControlResult<ServiceView>) -> (Reason, String) {
+    let error = result.unwrap_err();
+    (error.reason(), error.to_string())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_copy_is_not_given_up() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders", 1).await.unwrap();
+    let node = placed(&world, "orders-0").await;
+    let other = world.nodes.keys().find(|found| **found != node).unwrap().clone();
+    let name = member("orders-0");
+    let (reason, text) = refusal(server.rebuild(&name, &other).await);
+    assert_eq!(reason, Reason::EpochStale, "{text}");
+    assert!(text.contains(&format!("on the disk of {node}, not of {other}")), "{text}");
+    let (reason, text) = refusal(server.rebuild(&name, &node).await);
+    assert_eq!(reason, Reason::FenceUnproven, "it runs: {text}");
+    assert!(text.contains(&format!("steadfast node confirm-dead {node}")), "{text}");
+    world.kill(&node);
+    let dead = |views: &[ServiceView]| {
+        views[0].conditions.iter().any(|found| found.reason == Some(Reason::PlacementNone))
+    };
+    assert!(world.until(&server, MINUTE, dead).await.unwrap());
+    let before = record(&server, "orders-0").await;
+    let (reason, text) = refusal(server.rebuild(&name, &node).await);
+    assert_eq!(reason, Reason::DurabilityUnproven, "{text}");
+    assert!(text.contains("the only copy"), "{text}");
+    assert_eq!(record(&server, "orders-0").await, before, "nothing was touched");
+}
+
+/// What a replica confirmed before its disk was lost it has forgotten: it may not stand for that in an election.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_was_rebuilt_and_has_not_caught_up_is_not_elected() {
+    let (mut world, server) = world(4).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    for node in world.nodes.values_mut() {
+        node.lags(&member("orders-2"));
+    }
+    rebuilt(&mut world, &server, "orders-2").await;
+    for _ in 0..40 {
+        world.round(&server).await.unwrap();
+        world.env.clock().sleep(Duration::from_millis(250)).await;
+    }
+    assert!(record(&server, "orders-2").await.recloning, "it lags");
+    let first = placed(&world, "orders-0").await;
+    world.kill(&first);
+    let promoted = |views: &[ServiceView]| {
+        views[0].primary.as_ref().is_some_and(|primary| *primary == member("orders-2"))
+    };
+    assert!(!world.until(&server, MINUTE * 2, promoted).await.unwrap());
+    assert_eq!(writable(&world, "orders-2"), 0);
+}
+
+/// A voter that has forgotten what it voted for must not vote again under its old id.
+#[tokio::test(start_paused = true)]
+async fn a_voter_is_not_rebuilt() {
+    let (mut world, server) = world(4).await;
+    let mut file = service_file("orders", 3);
+    file["blueprint"] = "quorum@1".into();
+    let created = server.apply(file, Guard::default()).await.unwrap();
+    world.finish(&server, &created.id).await.unwrap();
+    let node = placed(&world, "orders-2").await;
+    world.kill(&node);
+    let waits = |views: &[ServiceView]| {
+        views[0].conditions.iter().any(|found| found.reason == Some(Reason::PlacementNone))
+    };
+    assert!(world.until(&server, MINUTE, waits).await.unwrap());
+    let before = record(&server, "orders-2").await;
+    let (reason, text) = refusal(server.rebuild(&member("orders-2"), &node).await);
+    assert_eq!(reason, Reason::VoterAmnesia, "{text}");
+    assert_eq!(record(&server, "orders-2").await, before, "nothing was touched");
+    world.revive(&node).unwrap();
+    let healthy = |views: &[ServiceView]| views[0].state == ServiceState::Healthy;
+    assert!(world.until(&server, MINUTE, healthy).await.unwrap());
+}
