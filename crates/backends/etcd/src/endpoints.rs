@@ -26,9 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// How often this machine's own member, once it was left, is asked whether it is back.
 const RETURN: Duration = Duration::from_secs(1);
-/// When a silent connection is asked whether it is there, and how long it may take to say so. etcd refuses to be asked
-/// more often than every 5 s, or while nothing is asked of it.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// How long a silent connection that is asked whether it is there may take to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,11 +147,10 @@ impl Endpoints {
     }
 
     fn connect_options(&self) -> ConnectOptions {
-        let EtcdOptions { location, password, authorities, identity, .. } = &self.options;
-        let (interval, patience) = KEEP_ALIVE;
+        let EtcdOptions { location, password, authorities, identity, silence, .. } = &self.options;
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(CONNECT_LIMIT)
-            .with_keep_alive(interval, patience)
+            .with_keep_alive(*silence, KEEP_ALIVE)
             .with_keep_alive_while_idle(false)
             // A member that is cut off says so at once, instead of keeping us waiting.
             .with_require_leader(true)

@@ -1,6 +1,7 @@
 //! As whom an etcd is spoken to, and how it proves who it is.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::Location;
 
@@ -18,12 +19,17 @@ pub struct EtcdOptions {
     /// A revision that this etcd is known to have come to, as [`EtcdDb::revision`](crate::EtcdDb::revision) told
     /// earlier; 0 if nothing is known. One that is below it was put back from an older backup, and is refused.
     pub at_least: i64,
+    /// For how long a connection may be silent before it is asked whether it is there, which it has 5 s to answer: 10 s
+    /// unless told otherwise. etcd refuses to be asked more often than every 5 s.
+    pub silence: Duration,
 }
 
 impl EtcdOptions {
     /// An etcd that asks for no user; with TLS, one whose certificate the system trusts.
     pub fn new(location: Location) -> Self {
-        EtcdOptions { location, password: None, authorities: None, identity: None, at_least: 0 }
+        let (password, authorities, identity) = (None, None, None);
+        let silence = Duration::from_secs(10);
+        EtcdOptions { location, password, authorities, identity, at_least: 0, silence }
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod members;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -94,13 +94,13 @@ async fn a_watch_moves_to_another_member_when_its_own_dies() {
     assert_eq!(next(&mut hints).await, changed("w/after"));
 }
 
-/// How long a connection may be silent before etcd's client takes it for dead.
-const SILENCE: Duration = Duration::from_secs(15);
-
 #[tokio::test]
 async fn a_watch_follows_the_requests_when_its_member_falls_silent() {
     let members = Members::start(3);
-    let db = connect(&members.hosts()).await;
+    let mut options = EtcdOptions::new(format!("etcd://{}", members.hosts()).parse().unwrap());
+    // That a connection is silent is not noticed by itself before this test has failed.
+    options.silence = Duration::from_secs(3600);
+    let db = EtcdDb::connect(Environment::system([5; 32]), options).await.unwrap();
     let mut hints = db.watch(&key("w")).await.unwrap();
     create(&db, "w/before").await;
     assert_eq!(next(&mut hints).await, changed("w/before"));
@@ -108,12 +108,10 @@ async fn a_watch_follows_the_requests_when_its_member_falls_silent() {
     kill(members.process(0), Signal::SIGSTOP).unwrap();
     let others = connect(&format!("{},{}", members.host(1), members.host(2))).await;
     create(&others, "w/meanwhile").await;
-    let begun = Instant::now();
     // Requests leave it, and the watch does with them.
     db.get(&key("w/meanwhile")).await.unwrap();
     assert_ne!(db.member(), format!("http://{}", members.host(0)));
     assert_eq!(next(&mut hints).await, changed("w/meanwhile"));
-    assert!(begun.elapsed() < SILENCE, "{:?}", begun.elapsed());
     kill(members.process(0), Signal::SIGCONT).unwrap();
 }
 
