@@ -1,16 +1,14 @@
 //! Volumes on the nodes' own disks. A volume lies on the disk of the node that it was first attached to, and can be
-//! attached to no other: what moves is nothing, and while that node is away nobody has the volume.
+//! attached to no other: while that node is away nobody has it.
 //!
 //! Which volumes there are, and on whose disk each is, is in the metadata store (`volumes/MEMBER/NAME`), so that every
 //! server can tell, whichever nodes are away. What a volume is on its disk is the matter of another provider, which only
 //! the node's own agent has: servers record, and the agent carries out ([`DiskVolumes::keep`]). So a volume that is to be
 //! detached or removed on a node that is away stays on its way until that node says that it is done.
 //!
-//! A volume is made when it is first attached, on the node that attaches it. `made` is recorded after that and before
-//! anybody may use it: from then on a disk without it is not its disk, or has lost it, and nothing is made anew.
-//!
-//! Nobody but the kernel of that one machine can write to such a volume, so its lock keeps the old writer out
-//! ([`Exclusivity::Storage`]) also where nodes are machines of their own.
+//! A volume is made when it is first attached. `made` is recorded after that and before anybody may use it: from then on
+//! a disk without it is not its disk, or has lost it, and nothing is made anew. Nobody but the kernel of that one machine
+//! can write to it, so its lock keeps the old writer out ([`Exclusivity::Storage`]) also among several machines.
 
 use std::fmt;
 use std::sync::Arc;
@@ -204,11 +202,11 @@ impl DiskVolumes {
         }
         let attaching = Attachment::Attaching(here.node.clone());
         self.change("attach", id, |record, _| {
-            let attachment = match &record.attachment {
-                now if *now == attaching => Attachment::Attached(here.node.clone()),
-                now => now.clone(),
-            };
-            Ok(VolumeRecord { made: Some(made.clone()), attachment, ..record.clone() })
+            let mut next = VolumeRecord { made: Some(made.clone()), ..record.clone() };
+            if record.attachment == attaching {
+                next.attachment = Attachment::Attached(here.node.clone());
+            }
+            Ok(next)
         })
         .await
     }
