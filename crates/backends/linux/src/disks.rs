@@ -27,7 +27,6 @@ use steadfast_core::{Environment, Error, ErrorKind, Result};
 use crate::rounds;
 use crate::turns::Turns;
 
-/// What the records begin with.
 const VOLUMES: &str = "volumes";
 
 /// Volumes on the disks of nodes.
@@ -214,20 +213,22 @@ impl DiskVolumes {
     /// Begins to give a volume back from `expected`, and ends it if that is this node and nobody uses it. In the
     /// volume's turn.
     async fn put_off(&self, here: Option<&Here>, id: &VolumeId, expected: &NodeName) -> Result<()> {
+        let mut gone = here.is_some();
         if let Some(here) = here
             && let Some((_, found)) = self.find(id).await?
             && found.body.attachment.holder() == Some(expected)
             && let Some(made) = &found.body.made
         {
             give_back(&*here.disk, made, expected).await?;
+            let there = here.disk.describe(made).await?;
+            gone = there.is_none_or(|there| there.attachment == Attachment::Free);
         }
-        self.change("detach", id, |record, present| {
+        self.change("detach", id, |record, _| {
             let Some(holder) = record.attachment.holder() else { return Ok(record.clone()) };
             if holder != expected {
                 return Err((ErrorKind::Stale, format!("it is with {holder}, not with {expected}")));
             }
             // Only that node can say that nothing of it is in use any more.
-            let gone = here.is_some() && (record.made.is_none() || *present == Attachment::Free);
             let attachment = if gone { Attachment::Free } else { Attachment::Detaching(expected.clone()) };
             Ok(VolumeRecord { attachment, ..record.clone() })
         })
@@ -248,7 +249,6 @@ impl DiskVolumes {
             (Attachment::Attached(_), Attachment::Free) => Attachment::Free,
             (Attachment::Attached(_), Attachment::Attaching(_)) => Attachment::Attaching(node()),
             (Attachment::Attached(_), Attachment::Detaching(_)) => Attachment::Detaching(node()),
-            (Attachment::Detaching(_), _) if !there.in_use => Attachment::Free,
             (Attachment::Free, _) if there.in_use => Attachment::Detaching(node()),
             (other, _) => other.clone(),
         };
