@@ -155,7 +155,11 @@ mod tests {
             include_str!("conformance/metadata/watch.rs"),
             include_str!("conformance/metadata/model.rs"),
         ];
-        let volume = [include_str!("conformance/volume.rs"), include_str!("conformance/volume/growth.rs")];
+        let volume = [
+            include_str!("conformance/volume.rs"),
+            include_str!("conformance/volume/growth.rs"),
+            include_str!("conformance/volume/reach.rs"),
+        ];
         let others = [
             include_str!("conformance/registry.rs"),
             include_str!("conformance/snapshot.rs"),

@@ -1,16 +1,14 @@
 //! Volumes on the nodes' own disks. A volume lies on the disk of the node that it was first attached to, and can be
-//! attached to no other: what moves is nothing, and while that node is away nobody has the volume.
+//! attached to no other: while that node is away nobody has it.
 //!
 //! Which volumes there are, and on whose disk each is, is in the metadata store (`volumes/MEMBER/NAME`), so that every
 //! server can tell, whichever nodes are away. What a volume is on its disk is the matter of another provider, which only
 //! the node's own agent has: servers record, and the agent carries out ([`DiskVolumes::keep`]). So a volume that is to be
 //! detached or removed on a node that is away stays on its way until that node says that it is done.
 //!
-//! A volume is made when it is first attached, on the node that attaches it. `made` is recorded after that and before
-//! anybody may use it: from then on a disk without it is not its disk, or has lost it, and nothing is made anew.
-//!
-//! Nobody but the kernel of that one machine can write to such a volume, so its lock keeps the old writer out
-//! ([`Exclusivity::Storage`]) also where nodes are machines of their own.
+//! A volume is made when it is first attached. `made` is recorded after that and before anybody may use it: from then on
+//! a disk without it is not its disk, or has lost it, and nothing is made anew. Nobody but the kernel of that one machine
+//! can write to it, so its lock keeps the old writer out ([`Exclusivity::Storage`]) also among several machines.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +27,6 @@ use steadfast_core::{Environment, Error, ErrorKind, Result};
 use crate::rounds;
 use crate::turns::Turns;
 
-/// What the records begin with.
 const VOLUMES: &str = "volumes";
 
 /// Volumes on the disks of nodes.
@@ -204,11 +201,11 @@ impl DiskVolumes {
         }
         let attaching = Attachment::Attaching(here.node.clone());
         self.change("attach", id, |record, _| {
-            let attachment = match &record.attachment {
-                now if *now == attaching => Attachment::Attached(here.node.clone()),
-                now => now.clone(),
-            };
-            Ok(VolumeRecord { made: Some(made.clone()), attachment, ..record.clone() })
+            let mut next = VolumeRecord { made: Some(made.clone()), ..record.clone() };
+            if record.attachment == attaching {
+                next.attachment = Attachment::Attached(here.node.clone());
+            }
+            Ok(next)
         })
         .await
     }
@@ -216,20 +213,22 @@ impl DiskVolumes {
     /// Begins to give a volume back from `expected`, and ends it if that is this node and nobody uses it. In the
     /// volume's turn.
     async fn put_off(&self, here: Option<&Here>, id: &VolumeId, expected: &NodeName) -> Result<()> {
+        let mut gone = here.is_some();
         if let Some(here) = here
             && let Some((_, found)) = self.find(id).await?
             && found.body.attachment.holder() == Some(expected)
             && let Some(made) = &found.body.made
         {
             give_back(&*here.disk, made, expected).await?;
+            let there = here.disk.describe(made).await?;
+            gone = there.is_none_or(|there| there.attachment == Attachment::Free);
         }
-        self.change("detach", id, |record, present| {
+        self.change("detach", id, |record, _| {
             let Some(holder) = record.attachment.holder() else { return Ok(record.clone()) };
             if holder != expected {
                 return Err((ErrorKind::Stale, format!("it is with {holder}, not with {expected}")));
             }
             // Only that node can say that nothing of it is in use any more.
-            let gone = here.is_some() && (record.made.is_none() || *present == Attachment::Free);
             let attachment = if gone { Attachment::Free } else { Attachment::Detaching(expected.clone()) };
             Ok(VolumeRecord { attachment, ..record.clone() })
         })
@@ -250,7 +249,6 @@ impl DiskVolumes {
             (Attachment::Attached(_), Attachment::Free) => Attachment::Free,
             (Attachment::Attached(_), Attachment::Attaching(_)) => Attachment::Attaching(node()),
             (Attachment::Attached(_), Attachment::Detaching(_)) => Attachment::Detaching(node()),
-            (Attachment::Detaching(_), _) if !there.in_use => Attachment::Free,
             (Attachment::Free, _) if there.in_use => Attachment::Detaching(node()),
             (other, _) => other.clone(),
         };
