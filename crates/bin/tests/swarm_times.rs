@@ -168,9 +168,13 @@ fn measure(lab: &Lab, writer: &Writer, run: usize) -> Times {
     println!("{run}: {}: {times:?}", load());
     lab.network.heal(on);
     lab.all_ready(near);
-    // Made again, one on each node.
+    // Made again, one on each node: Swarm makes them on those that it takes to be there.
     scale_plain(lab, near, 0);
     eventually("it has none", || (plain_on(lab, 0..COUNT) == 0).then_some(()));
+    eventually("the swarm takes every node to be there", || {
+        let listed = lab.told_by_docker(near, &["node", "ls", "--format", "{{.Status}}"])?;
+        (listed.lines().filter(|status| *status == "Ready").count() == usize::from(COUNT)).then_some(())
+    });
     scale_plain(lab, near, 3);
     times
 }
