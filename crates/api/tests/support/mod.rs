@@ -302,7 +302,7 @@ impl ControlApi for Scripted {
         self.answer(format!("why {member}"), sample).await
     }
     async fn rebuild(&self, member: &MemberName, lost_disk: &NodeName) -> ControlResult<ServiceView> {
-        let (name, _) = member.as_str().rsplit_once('-').unwrap();
+        let (name, _) = member.as_str().rsplit_once('-').expect("a member's name ends with a number");
         self.answer(format!("rebuild {member} {lost_disk}"), service(name)).await
     }
     async fn connect(&self, service: &ServiceName) -> ControlResult<ConnectView> {
