@@ -236,6 +236,8 @@ async fn a_voter_is_not_rebuilt() {
         views[0].conditions.iter().any(|found| found.reason == Some(Reason::PlacementNone))
     };
     assert!(world.until(&server, MINUTE, waits).await.unwrap());
+    let remedy = server.why(&member("orders-2")).await.unwrap().next_action.unwrap();
+    assert!(remedy.contains(&format!("bring {node} back")) && !remedy.contains("rebuild"), "{remedy}");
     let before = record(&server, "orders-2").await;
     let (reason, text) = refusal(server.rebuild(&member("orders-2"), &node).await);
     assert_eq!(reason, Reason::VoterAmnesia, "{text}");

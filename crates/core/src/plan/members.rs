@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::placement::{Bound, Placed, choose};
-use super::{Action, Facts, MemberFacts, Plan, Stall, Wait};
+use super::{Action, Facts, MemberFacts, Plan, Stall, Wait, rebuild};
 use crate::ids::{GroupName, MemberName, NodeName};
 use crate::model::{Desired, Evidence, Holder, Member, MemberPhase, NodeHealth, Reason};
 use crate::orchestrator::{Placement, Run, Workload};
@@ -161,11 +161,7 @@ fn wait_for_disk(facts: &Facts, member: &MemberFacts, bound: Option<Bound<'_>>) 
     let why = silent.or_else(|| stranded(facts, member, disk).map(|(_, message)| message))?;
     let message =
         format!("the volumes of {} are on the disk of {disk}, and it waits for that: {why}", record.name);
-    let remedy = format!(
-        "bring {disk} back; if its disk is gone for good: steadfast rebuild {} --lost-disk {disk}",
-        record.name
-    );
-    Some(Wait::new(Reason::PlacementNone, message).resolved_by(remedy))
+    Some(Wait::new(Reason::PlacementNone, message).resolved_by(rebuild::remedy(facts, member, disk)))
 }
 
 fn death_of(facts: &Facts, node: &NodeName) -> String {

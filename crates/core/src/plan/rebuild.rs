@@ -90,6 +90,20 @@ pub fn may_rebuild<'a>(
     }
 }
 
+/// What a person can do for a member that waits for its disk. That it can be rebuilt is said where it can, or may be
+/// able to once its node is proven dead.
+pub(super) fn remedy(facts: &Facts, member: &MemberFacts, disk: &NodeName) -> String {
+    let name = &member.record.name;
+    match may_rebuild(facts, name, member, disk) {
+        Err(refused) if refused.reason != Reason::FenceUnproven => refused.remedy,
+        Ok(_) | Err(_) => {
+            format!(
+                "bring {disk} back; if its disk is gone for good: steadfast rebuild {name} --lost-disk {disk}"
+            )
+        }
+    }
+}
+
 /// A member that follows and serves again has what its primary has.
 pub(super) fn finish(facts: &Facts, plan: &mut Plan) {
     for (name, member) in facts.own_members().filter(|(_, member)| member.record.recloning) {
