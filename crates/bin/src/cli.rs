@@ -157,6 +157,11 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Exec(args) => client::exec(&global, &args),
         Verb::Connect(args) => client::connect(&global, &args),
         verb => {
+            if matches!(verb, Verb::Serve(_))
+                && let Err(error) = daemon::memory::settle_for_one_arena()
+            {
+                output::note(&format!("the server takes more memory than it needs: {error}"));
+            }
             let runtime = runtime()?;
             let result = runtime.block_on(run_async(&global, verb));
             // A thread that a hanging disk keeps does not keep the process.

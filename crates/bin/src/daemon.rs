@@ -6,6 +6,7 @@ mod engine_source;
 pub(crate) mod engines;
 mod local_volumes;
 pub(crate) mod logging;
+pub(crate) mod memory;
 pub(crate) mod serve;
 mod shared_volumes;
 pub(crate) mod supervise;

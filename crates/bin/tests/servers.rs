@@ -380,3 +380,18 @@ fn names_are_answered_again_after_each_owner_is_killed() {
         println!("names were answered again after {:?}", killed.elapsed());
     }
 }
+
+/// Otherwise one that has been started again takes almost twice as much for each member (docs/benchmarks.md).
+#[test]
+fn a_server_has_its_memory_in_one_arena_and_is_the_process_that_was_started() {
+    let folder = prepared();
+    let server = Daemon::serve(folder.path(), "server-1", &[]);
+    let process = PathBuf::from(format!("/proc/{}", server.0.id()));
+    let environment = fs::read(process.join("environ")).unwrap();
+    assert!(environment.split(|byte| *byte == 0).any(|entry| entry == b"MALLOC_ARENA_MAX=1"));
+    let name = fs::read_to_string(process.join("comm")).unwrap();
+    assert_eq!(name.trim(), "steadfast");
+    let arguments = fs::read(process.join("cmdline")).unwrap();
+    let arguments: Vec<_> = arguments.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    assert_eq!(arguments.iter().filter(|argument| *argument == "serve").count(), 1, "{arguments:?}");
+}
