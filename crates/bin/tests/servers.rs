@@ -387,11 +387,25 @@ fn a_server_has_its_memory_in_one_arena_and_is_the_process_that_was_started() {
     let folder = prepared();
     let server = Daemon::serve(folder.path(), "server-1", &[]);
     let process = PathBuf::from(format!("/proc/{}", server.0.id()));
-    let environment = fs::read(process.join("environ")).unwrap();
-    assert!(environment.split(|byte| *byte == 0).any(|entry| entry == b"MALLOC_ARENA_MAX=1"));
-    let name = fs::read_to_string(process.join("comm")).unwrap();
-    assert_eq!(name.trim(), "steadfast");
-    let arguments = fs::read(process.join("cmdline")).unwrap();
-    let arguments: Vec<_> = arguments.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-    assert_eq!(arguments.iter().filter(|argument| *argument == "serve").count(), 1, "{arguments:?}");
+    let words = |file: &str| -> Vec<String> {
+        let content = fs::read(process.join(file)).unwrap();
+        content.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    };
+    assert!(words("environ").contains(&"MALLOC_ARENA_MAX=1".to_owned()));
+    assert_eq!(fs::read_to_string(process.join("comm")).unwrap().trim(), "steadfast");
+    assert_eq!(words("cmdline").iter().filter(|word| *word == "serve").count(), 1);
+}
+
+/// glibc takes its own variables away from a program that has more rights than who starts it.
+#[test]
+fn a_server_that_cannot_choose_its_arenas_starts_all_the_same() {
+    let folder = prepared();
+    let mut command = steadfast(folder.path());
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env("STEADFAST_STARTED_AGAIN", "1");
+    let server = Daemon(command.env_remove("MALLOC_ARENA_MAX").spawn().unwrap());
+    eventually("the server listens", || {
+        folder.path().join("servers/server-1/endpoint.json").exists().then_some(())
+    });
+    let environment = fs::read(format!("/proc/{}/environ", server.0.id())).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("MALLOC_ARENA_MAX"));
 }
