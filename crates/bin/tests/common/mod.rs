@@ -20,6 +20,8 @@ pub(crate) fn for_user(mut command: Command, data: &Path) -> Command {
         "STEADFAST_CA_FILE",
         "STEADFAST_CLUSTER",
         "STEADFAST_LOG",
+        "STEADFAST_STARTED_AGAIN",
+        "MALLOC_ARENA_MAX",
         "NO_COLOR",
         "KEEP",
     ] {
