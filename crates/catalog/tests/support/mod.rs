@@ -176,10 +176,25 @@ impl Running {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// Kills the engine's main process outright.
+    /// Kills the engine's main process outright, and waits until what that had started is gone as well: as a guard, which
+    /// starts no engine beside the rest of an earlier one.
     pub(crate) async fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().await.unwrap();
+        let begun = std::time::Instant::now();
+        while self.has_processes() {
+            assert!(begun.elapsed() < DEADLINE, "something of the engine outlives it");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether a process has the engine's log open: all of its processes do.
+    fn has_processes(&self) -> bool {
+        let log = self.home.join("log");
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        // One that ends meanwhile has nothing open.
+        let open = processes.filter_map(|process| fs::read_dir(process.path().join("fd")).ok());
+        open.flatten().flatten().any(|file| fs::read_link(file.path()).is_ok_and(|path| path == log))
     }
 
     /// Stops the engine in order.
