@@ -214,7 +214,7 @@ fn every_operation_of_every_contract_has_a_counter() {
     let counters = CallCounters::new();
     let all: Vec<String> =
         counters.iter().map(|(contract, operation, _)| format!("{contract}.{operation}")).collect();
-    assert_eq!(all.len(), 33, "{all:?}");
+    assert_eq!(all.len(), 34, "{all:?}");
     for some in
         ["ip.allocate", "metadata.watch", "orchestrator.nodes", "registry.upsert", "volume.begin_attach"]
     {
@@ -264,6 +264,7 @@ async fn every_call_goes_through_the_layer() {
     refused(volumes.begin_detach(&id, &node).await);
     refused(volumes.begin_grow(&id, 2).await);
     refused(volumes.delete(&id).await);
+    refused(volumes.abandon(&id).await);
 
     let snapshots: Arc<dyn SnapshotProvider> = faults.around(Arc::new(MemoryVolumes::new()));
     let snapshot = "vol-1:monday".parse().unwrap();
