@@ -44,9 +44,10 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn forget(&mut self, id: &VolumeId, token: &(MemberId, VolumeName)) {
-        self.tokens.remove(token);
-        self.volumes.remove(id);
+    /// Forgets a volume, and that its member has it. One that does not exist is nothing to forget.
+    fn forget(&mut self, id: &VolumeId) {
+        let Some(volume) = self.volumes.remove(id) else { return };
+        self.tokens.remove(&(volume.spec.member, volume.spec.name));
         self.growing.remove(id);
         self.sources.remove(id);
     }
@@ -303,8 +304,7 @@ impl VolumeProvider for MemoryVolumes {
                 let message = format!("it is with {holder}");
                 return Err(Error::new(ErrorKind::Busy, self, "delete", id, message).without_effect());
             }
-            let token = (volume.spec.member.clone(), volume.spec.name.clone());
-            shelf.forget(id, &token);
+            shelf.forget(id);
             Ok(())
         })
     }
@@ -313,13 +313,8 @@ impl VolumeProvider for MemoryVolumes {
         if self.capabilities.reach != Reach::Node {
             return Err(cannot_abandon(self, id));
         }
-        self.shelf.with(|shelf| {
-            if let Some(volume) = shelf.volumes.get(id) {
-                let token = (volume.spec.member.clone(), volume.spec.name.clone());
-                shelf.forget(id, &token);
-            }
-            Ok(())
-        })
+        self.shelf.with(|shelf| shelf.forget(id));
+        Ok(())
     }
 }
 
