@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -85,7 +85,8 @@ pub fn on<T: Send + 'static>(machine: &Machine, job: impl FnOnce() -> T + Send +
 /// A client that writes one number after the other.
 pub struct Writer {
     name: String,
-    acknowledged: Arc<Mutex<BTreeSet<u64>>>,
+    /// By number, and when.
+    acknowledged: Arc<Mutex<BTreeMap<u64, Instant>>>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -93,7 +94,7 @@ pub struct Writer {
 impl Writer {
     /// Writes from a machine to a Redis, whatever becomes of that.
     pub fn start(machine: &Machine, name: &str, address: &str, password: &str) -> Writer {
-        let (acknowledged, end) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
+        let (acknowledged, end) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));
         let (name, address, password) = (name.to_owned(), address.to_owned(), password.to_owned());
         let (own, kept, until) = (name.clone(), Arc::clone(&acknowledged), Arc::clone(&end));
         let thread = on(machine, move || {
@@ -107,7 +108,7 @@ impl Writer {
                 number += 1;
                 // What is not acknowledged may be there or not.
                 match redis.ask(&["SADD", &own, &number.to_string()]) {
-                    Ok(_) => drop(kept.lock().unwrap().insert(number)),
+                    Ok(_) => drop(kept.lock().unwrap().insert(number, Instant::now())),
                     Err(_) => connection = None,
                 }
                 std::thread::sleep(Duration::from_millis(2));
@@ -120,9 +121,14 @@ impl Writer {
         self.acknowledged.lock().unwrap().len()
     }
 
+    /// When the first write since `moment` was acknowledged.
+    pub fn acknowledged_since(&self, moment: Instant) -> Option<Instant> {
+        self.acknowledged.lock().unwrap().values().copied().find(|at| *at >= moment)
+    }
+
     /// What was acknowledged and is not there.
     pub fn missing(&self, redis: &mut Redis) -> io::Result<Vec<u64>> {
-        let acknowledged = self.acknowledged.lock().unwrap().clone();
+        let acknowledged: BTreeSet<u64> = self.acknowledged.lock().unwrap().keys().copied().collect();
         let there = redis.ask(&["SMEMBERS", &self.name])?;
         let there: BTreeSet<u64> = there.iter().map(|number| number.parse().unwrap()).collect();
         Ok(acknowledged.difference(&there).copied().collect())
