@@ -103,7 +103,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     addresses.keep()?;
     volumes.keep();
     if config.has_machines() {
-        watch_nodes(&environment, &backends, Duration::from_millis(config.node_lease_ms) / 6);
+        watch_nodes(&environment, &backends, Duration::from_millis(config.node_lease_ms));
     }
     let guards: Arc<dyn Guards> = match &containers {
         Some(containers) => Arc::new(containers.guards(&environment)),
@@ -177,21 +177,31 @@ fn guard_program() -> Result<GuardProgram> {
 
 /// Looks at the nodes for as long as the agent runs. A silence counts from when it was first noticed: a claim that would
 /// only then begin to look had to wait for a whole lease more.
-fn watch_nodes(environment: &Environment, backends: &Backends, pace: Duration) {
+fn watch_nodes(environment: &Environment, backends: &Backends, lease: Duration) {
     let (environment, orchestrator) = (environment.clone(), Arc::clone(&backends.orchestrator));
     let tasks = environment.tasks().clone();
     let until = tasks.shutdown();
     tasks.spawn("nodes", async move {
+        let mut nodes = 0;
         while !until.is_requested() {
-            if let Err(error) = orchestrator.nodes().await {
-                tracing::debug!(error = %error.chain(), "the nodes cannot be looked at");
+            match orchestrator.nodes().await {
+                Ok(found) => nodes = found.len(),
+                Err(error) => tracing::debug!(error = %error.chain(), "the nodes cannot be looked at"),
             }
             tokio::select! {
                 () = until.requested() => {}
-                () = environment.clock().sleep(pace) => {}
+                () = environment.clock().sleep(pause_between_looks(lease, nodes)) => {}
             }
         }
     });
+}
+
+/// The time between two looks at the nodes is how much later than it was a last sign of life may be taken to be, and so how
+/// much longer a move may take. Each look reads them all, and so do the other nodes: the more there are, the rarer.
+fn pause_between_looks(lease: Duration, nodes: usize) -> Duration {
+    const PER_NODE: Duration = Duration::from_millis(20);
+    let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+    PER_NODE.saturating_mul(nodes).clamp(lease / 20, lease / 6)
 }
 
 /// Prepares a member's data, as the agent asks on standard input. Gives the exit code.

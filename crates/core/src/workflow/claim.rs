@@ -21,6 +21,9 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures::future::{join, try_join_all};
+use futures::try_join;
+
 pub use decide::{ClaimView, Step, VolumeView, next};
 pub use evidence::{HolderState, evidence_for};
 
@@ -104,67 +107,84 @@ impl Claimant {
             };
             let view = self.view(&found).await?;
             *has_held |= view.held;
-            match next(&view) {
-                Step::Lost(reason, message) => return Ok(ClaimProgress::Lost(reason, message)),
-                Step::Wait(reason, message) => {
-                    return Ok(ClaimProgress::Waiting(reason, message));
+            let step = next(&view);
+            let taken = match decide::beside(&view, &step) {
+                None => self.take(&found, step).await?,
+                Some(beside) => {
+                    // Both to their end, whatever becomes of the other.
+                    let (address, volumes) =
+                        join(self.take(&found, beside), self.take_volumes(found.clone(), step)).await;
+                    volumes?;
+                    address?
                 }
-                Step::RaiseEpoch { evidence } => {
-                    if !self.raise_epoch(&found, &evidence).await? {
-                        continue;
-                    }
-                }
-                Step::Detach { volume, from } => self.volumes.begin_detach(&volume, &from).await?,
-                Step::RecordVolumeHolder { volume } => {
-                    let change = |body: &mut Member| {
-                        for binding in &mut body.volumes {
-                            if binding.id.as_ref() == Some(&volume) {
-                                binding.last_holder = Some(self.node.clone());
-                            }
-                        }
-                    };
-                    self.change(&found, change).await?;
-                }
-                Step::Attach { volume } => self.volumes.begin_attach(&volume, &self.node).await?,
-                Step::TakeAddress { address, from } => {
-                    match self.ips.assign(address, &self.node, from.as_ref()).await? {
-                        AddressOutcome::Applied => {}
-                        AddressOutcome::Stale(holder) => {
-                            let holder = holder.map_or_else(|| "nobody".to_owned(), |node| node.to_string());
-                            return Ok(ClaimProgress::Waiting(
-                                Reason::AddressHeldElsewhere,
-                                format!("{address} is held by {holder}, which is not who held it last"),
-                            ));
-                        }
-                    }
-                }
-                Step::RecordAddressHolder => {
-                    let change = |body: &mut Member| {
-                        if let Some(binding) = &mut body.address {
-                            binding.last_holder = Some(self.node.clone());
-                        }
-                    };
-                    self.change(&found, change).await?;
-                }
-                Step::SetName { name, set, expected } => {
-                    match self.registry.upsert(&name, &set, expected.as_ref()).await? {
-                        NameOutcome::Applied => {}
-                        NameOutcome::Stale(_) => {
-                            return Ok(ClaimProgress::Waiting(
-                                Reason::NamePending,
-                                format!("{name} was changed by somebody else at the same time"),
-                            ));
-                        }
-                    }
-                }
-                Step::Prepare { released } => {
-                    if let Some(prepared) = self.prepare(&found, &released).await? {
-                        return Ok(ClaimProgress::Prepared(Box::new(prepared)));
-                    }
-                }
-                Step::Done => return Ok(ClaimProgress::Prepared(Box::new(found))),
+            };
+            if let Some(progress) = taken {
+                return Ok(progress);
             }
         }
+    }
+
+    /// Takes this step and those that follow, as long as they are of volumes.
+    async fn take_volumes(&self, mut found: Versioned<Arc<Member>>, mut step: Step) -> Result<()> {
+        while step.is_of_volumes() {
+            self.take(&found, step).await?;
+            let Some(again) = self.store.member(&found.body.service, &found.body.name).await? else { break };
+            step = next(&self.view(&again).await?);
+            found = again;
+        }
+        Ok(())
+    }
+
+    /// Takes a step of the claim of the member that was found so; `None`: look again.
+    async fn take(&self, found: &Versioned<Arc<Member>>, step: Step) -> Result<Option<ClaimProgress>> {
+        tracing::debug!(member = %found.body.name, node = %self.node, ?step, "claim");
+        let waiting = |reason, message| Ok(Some(ClaimProgress::Waiting(reason, message)));
+        match step {
+            Step::Lost(reason, message) => return Ok(Some(ClaimProgress::Lost(reason, message))),
+            Step::Wait(reason, message) => return waiting(reason, message),
+            Step::RaiseEpoch { evidence } => self.raise_epoch(found, &evidence).await?,
+            Step::Detach { volume, from } => self.volumes.begin_detach(&volume, &from).await?,
+            Step::RecordVolumeHolder { volume } => {
+                let change = |body: &mut Member| {
+                    for binding in &mut body.volumes {
+                        if binding.id.as_ref() == Some(&volume) {
+                            binding.last_holder = Some(self.node.clone());
+                        }
+                    }
+                };
+                self.change(found, change).await?;
+            }
+            Step::Attach { volume } => self.volumes.begin_attach(&volume, &self.node).await?,
+            Step::TakeAddress { address, from } => {
+                let taken = self.ips.assign(address, &self.node, from.as_ref()).await?;
+                if let AddressOutcome::Stale(holder) = taken {
+                    let holder = holder.map_or_else(|| "nobody".to_owned(), |node| node.to_string());
+                    let text = format!("{address} is held by {holder}, which is not who held it last");
+                    return waiting(Reason::AddressHeldElsewhere, text);
+                }
+            }
+            Step::RecordAddressHolder => {
+                let change = |body: &mut Member| {
+                    if let Some(binding) = &mut body.address {
+                        binding.last_holder = Some(self.node.clone());
+                    }
+                };
+                self.change(found, change).await?;
+            }
+            Step::SetName { name, set, expected } => {
+                let set = self.registry.upsert(&name, &set, expected.as_ref()).await?;
+                if let NameOutcome::Stale(_) = set {
+                    let text = format!("{name} was changed by somebody else at the same time");
+                    return waiting(Reason::NamePending, text);
+                }
+            }
+            Step::Prepare { released } => {
+                let prepared = self.prepare(found, &released).await?;
+                return Ok(prepared.map(|prepared| ClaimProgress::Prepared(Box::new(prepared))));
+            }
+            Step::Done => return Ok(Some(ClaimProgress::Prepared(Box::new(found.clone())))),
+        }
+        Ok(None)
     }
 
     /// Records that `member`, held under `epoch`, has come to `phase`. `false`: the epoch is no longer ours.
@@ -267,28 +287,20 @@ impl Claimant {
         let ours = |holder: &Holder| holder.node == self.node && holder.incarnation == self.incarnation;
         let held = member.holder.as_ref().is_some_and(ours) && member.unreleased.iter().any(ours);
         let others: Vec<Holder> = member.unreleased.iter().filter(|holder| !ours(holder)).cloned().collect();
-        let mut volumes = Vec::new();
-        for binding in &member.volumes {
-            let Some(id) = binding.id.clone() else { continue };
-            let status = Observed::from_option(self.volumes.describe(&id).await?);
-            volumes.push(VolumeView { id, last_holder: binding.last_holder.clone(), status });
-        }
-        let address = match &member.address {
-            Some(binding) => Observed::from_option(self.ips.status(binding.address).await?),
-            None => Observed::Absent,
-        };
-        let name = self.registry.resolve(&host, RecordKind::Addresses).await?;
+        // All at once: members wait for the slowest of these reads, with each step, and not for their sum.
+        let (volumes, address, name, evidence) = try_join!(
+            self.volume_views(member),
+            self.address_status(member),
+            self.registry.resolve(&host, RecordKind::Addresses),
+            self.evidence(member, &others),
+        )?;
         let confirmed_dead = self.confirmed_dead(self.strangers(member, &others, &volumes, &address)).await?;
         Ok(ClaimView {
             confirmed_dead,
             member: Arc::clone(member),
             node: self.node.clone(),
             incarnation: self.incarnation.clone(),
-            evidence: if others.is_empty() {
-                BTreeMap::new()
-            } else {
-                self.evidence(member, &others).await?
-            },
+            evidence,
             others,
             held,
             exclusivity: self.volumes.capabilities().exclusivity,
@@ -299,13 +311,35 @@ impl Claimant {
         })
     }
 
+    async fn volume_views(&self, member: &Member) -> Result<Vec<VolumeView>> {
+        let views = member.volumes.iter().filter_map(|binding| {
+            let id = binding.id.clone()?;
+            Some(async move {
+                let status = Observed::from_option(self.volumes.describe(&id).await?);
+                Ok::<_, Error>(VolumeView { id, last_holder: binding.last_holder.clone(), status })
+            })
+        });
+        try_join_all(views).await
+    }
+
+    async fn address_status(&self, member: &Member) -> Result<Observed<AddressStatus>> {
+        match &member.address {
+            Some(binding) => Ok(Observed::from_option(self.ips.status(binding.address).await?)),
+            None => Ok(Observed::Absent),
+        }
+    }
+
     /// What is known of each of these earlier holders, by their position.
     async fn evidence(&self, member: &Member, others: &[Holder]) -> Result<BTreeMap<usize, Evidence>> {
-        let reports = self.orchestrator.nodes().await?;
-        let accept_lease = self.accepts_lease(member).await?;
         let mut found = BTreeMap::new();
-        for (index, holder) in others.iter().enumerate() {
-            let record = self.store.node_record(&holder.node).await?.map(|record| record.body);
+        if others.is_empty() {
+            return Ok(found);
+        }
+        let records = others.iter().map(|holder| self.store.node_record(&holder.node));
+        let (reports, accept_lease, records) =
+            try_join!(self.orchestrator.nodes(), self.accepts_lease(member), try_join_all(records))?;
+        for (index, (holder, record)) in others.iter().zip(records).enumerate() {
+            let record = record.map(|record| record.body);
             let state = HolderState {
                 holder,
                 report: reports.iter().find(|report| report.node == holder.node),
@@ -364,12 +398,12 @@ impl Claimant {
         Ok(revision.is_some_and(|revision| revision.spec.fencing.accept_lease))
     }
 
-    /// Raises the epoch and appends us to the unreleased holders; `false`: somebody wrote first.
+    /// Raises the epoch and appends us to the unreleased holders, if nobody has written first.
     async fn raise_epoch(
         &self,
         found: &Versioned<Arc<Member>>,
         evidence: &[(Holder, Evidence)],
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let now = self.env.clock().wall();
         let change = |body: &mut Member| {
             body.epoch = if planted::is(Planted::EpochNotRaised) { body.epoch } else { body.epoch.next() };
@@ -399,7 +433,7 @@ impl Claimant {
                 None => push_event(body, now, Reason::Created, format!("on {}", self.node)),
             }
         };
-        Ok(self.change(found, change).await?.is_some())
+        self.change(found, change).await.map(drop)
     }
 
     /// Records that everything is ours: earlier holders are dropped, since the volume is attached here.

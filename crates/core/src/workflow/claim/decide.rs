@@ -110,6 +110,13 @@ pub enum Step {
     Done,
 }
 
+impl Step {
+    /// Whether it moves a volume, or records that one is moved.
+    pub(super) fn is_of_volumes(&self) -> bool {
+        matches!(self, Step::Detach { .. } | Step::RecordVolumeHolder { .. } | Step::Attach { .. })
+    }
+}
+
 /// The next step of the claim that `view` shows.
 pub fn next(view: &ClaimView) -> Step {
     let ClaimView { member, node, held, .. } = view;
@@ -142,6 +149,17 @@ pub fn next(view: &ClaimView) -> Step {
     let claiming =
         matches!(member.phase, MemberPhase::Claiming | MemberPhase::Pending | MemberPhase::Stopped);
     if claiming || !proven.is_empty() { Step::Prepare { released: proven } } else { Step::Done }
+}
+
+/// What is done at the same time as `step` and those of volumes that follow it: while volumes are detached and attached, the
+/// address is looked for on the network, or moved by a cloud.
+///
+/// Only where every earlier holder is proven dead by more than that its storage refuses it: one that may still serve keeps
+/// its address until it has lost its volumes.
+pub(super) fn beside(view: &ClaimView, step: &Step) -> Option<Step> {
+    let dead = (0..view.others.len()).all(|index| view.evidence.contains_key(&index));
+    let address = (step.is_of_volumes() && view.held && dead).then(|| next_for_address(view)).flatten();
+    address.filter(|step| matches!(step, Step::TakeAddress { .. }))
 }
 
 /// The earlier holders with their evidence, and those without any.
