@@ -238,8 +238,9 @@ fn a_voter_whose_disk_is_gone_learns_from_the_others_and_votes_again() {
     assert!(err(&refused).contains("[FenceUnproven]"), "{}", err(&refused));
 
     // With another voter away as well nobody is known to have everything that the lost one had confirmed.
-    expect(&nodes.cluster.run(&["node", "kill", &lost.0]), 0);
     expect(&nodes.cluster.run(&["node", "kill", &second.0]), 0);
+    eventually("it is seen to be away", || nodes.member("locks", "locks-1").filter(|found| !found.2));
+    expect(&nodes.cluster.run(&["node", "kill", &lost.0]), 0);
     std::fs::remove_dir_all(nodes.disk(&lost.0)).unwrap();
     eventually("no quorum stands", || {
         let refused = rebuild("locks-2", &lost.0);
