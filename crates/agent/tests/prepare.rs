@@ -145,6 +145,7 @@ fn job(bench: &Bench, definition: &str) -> PrepareJob {
         node: "node-1".parse().unwrap(),
         zone: "a".parse().unwrap(),
         epoch: Epoch(4),
+        learner: false,
         durability: Durability::Strict,
         options: BTreeMap::new(),
         ports: BTreeMap::new(),

@@ -1,15 +1,28 @@
 //! Members on nodes with disks of their own, with real engines: nobody else has what is on a disk.
 #![cfg(feature = "linux")]
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where something is not as it should be"
+)]
 
 mod common;
+#[allow(dead_code, unreachable_pub, reason = "test support: each test file uses its part")]
+#[path = "../../../tests/support/engine.rs"]
+mod engine;
+#[allow(dead_code, unreachable_pub, reason = "test support: each test file uses its part")]
+#[path = "../../../tests/support/zookeeper.rs"]
+mod zookeeper;
 
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::cluster::{Cluster, has_redis};
 use common::{err, expect, out};
+use engine::Session;
 use serde_json::Value;
+use zookeeper::ZOOKEEPER;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -170,4 +183,99 @@ fn a_replica_whose_disk_is_gone_is_filled_from_its_primary_on_an_operators_word(
         let read = eventually("a read", || nodes.redis("cache", &["-h", &same, "GET", &key]));
         assert_eq!(read, number.to_string());
     }
+}
+
+fn has_zookeeper(test: &str) -> bool {
+    let found =
+        ["/usr/bin/java", "/usr/share/java/zookeeper.jar"].iter().all(|path| Path::new(path).exists());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{test} needs zookeeper");
+        println!("left out: {test}: ZooKeeper is not installed");
+    }
+    found
+}
+
+/// A session with this very member.
+fn session(address: &str) -> Option<Box<dyn Session>> {
+    (ZOOKEEPER.open)(format!("{address}:{}", ZOOKEEPER.port).parse().unwrap(), &BTreeMap::new()).ok()
+}
+
+/// Has so many more numbers acknowledged. One whose write may have happened is not tried again.
+fn write(count: usize, address: &str, acknowledged: &mut BTreeSet<u64>) {
+    let wanted = acknowledged.len() + count;
+    let mut next = acknowledged.last().map_or(0, |last| last + 1);
+    eventually("writes are acknowledged", || {
+        let mut session = session(address)?;
+        while acknowledged.len() < wanted {
+            next += 1;
+            session.write(next).ok()?;
+            acknowledged.insert(next);
+        }
+        Some(())
+    });
+}
+
+/// A voter whose disk is gone follows without a vote until it has caught up. Then it is one of two that have everything.
+#[test]
+fn a_voter_whose_disk_is_gone_learns_from_the_others_and_votes_again() {
+    if !has_zookeeper("a_voter_whose_disk_is_gone_learns_from_the_others_and_votes_again") {
+        return;
+    }
+    let nodes = Nodes::start(4);
+    let file = nodes.cluster.file(
+        "locks.toml",
+        "apiVersion = \"steadfast/v1\"\nname = \"locks\"\nblueprint = \"zookeeper\"\nreplicas = 3\n\
+         [options]\nheap = \"96MiB\"\ntick_time = \"500ms\"\n",
+    );
+    expect(&nodes.cluster.run(&["apply", "-f", file.to_str().unwrap(), "--wait", "--timeout", "180s"]), 0);
+    let place = |member: &str| eventually("it is somewhere", || nodes.member("locks", member));
+    let (first, second, lost) = (place("locks-0"), place("locks-1"), place("locks-2"));
+    let mut acknowledged = BTreeSet::new();
+    write(50, &first.1, &mut acknowledged);
+    let rebuild = |member: &str, node: &str| nodes.cluster.run(&["rebuild", member, "--lost-disk", node]);
+    let refused = rebuild("locks-2", &lost.0);
+    expect(&refused, 6);
+    assert!(err(&refused).contains("[FenceUnproven]"), "{}", err(&refused));
+
+    // With another voter away as well nobody is known to have everything that the lost one had confirmed.
+    expect(&nodes.cluster.run(&["node", "kill", &second.0]), 0);
+    eventually("it is seen to be away", || nodes.member("locks", "locks-1").filter(|found| !found.2));
+    expect(&nodes.cluster.run(&["node", "kill", &lost.0]), 0);
+    std::fs::remove_dir_all(nodes.disk(&lost.0)).unwrap();
+    eventually("no quorum stands", || {
+        let refused = rebuild("locks-2", &lost.0);
+        let text = err(&refused);
+        (text.contains("[VoterAmnesia]") && text.contains("2 must")).then_some(())
+    });
+    expect(&nodes.cluster.run(&["node", "start", &second.0]), 0);
+    eventually("two are a quorum", || nodes.member("locks", "locks-1").filter(|found| found.2));
+    write(10, &second.1, &mut acknowledged);
+
+    eventually("its word is taken", || rebuild("locks-2", &lost.0).status.success().then_some(()));
+    let role = || {
+        let service = nodes.json(&["get", "locks"])?;
+        let members = service["members"].as_array()?;
+        let found = members.iter().find(|member| member["name"] == "locks-2" && member["ready"] == true)?;
+        Some(found["role"].as_str()?.to_owned())
+    };
+    let mut seen = Vec::new();
+    eventually("it votes", || {
+        let role = role()?;
+        if seen.last() != Some(&role) {
+            seen.push(role.clone());
+        }
+        (role == "Voter").then_some(())
+    });
+    assert_eq!(seen, ["Learner", "Voter"]);
+    let events = nodes.json(&["events", "locks"]).unwrap().to_string();
+    assert!(events.contains("Recloned") && events.contains("and votes from generation"), "{events}");
+    let (now, address, _) = place("locks-2");
+    assert!(now != lost.0 && address == lost.1, "{now} {address}");
+
+    // Without one of those that it learnt from it is half of the quorum.
+    expect(&nodes.cluster.run(&["node", "kill", &first.0]), 0);
+    let read = eventually("it is asked itself", || session(&address)?.read_all().ok());
+    let missing: Vec<&u64> = acknowledged.iter().filter(|number| !read.contains(number)).collect();
+    assert!(missing.is_empty(), "acknowledged and gone: {missing:?}");
+    write(1, &address, &mut acknowledged);
 }

@@ -32,11 +32,15 @@ impl Context {
         let replicas = u32::try_from(context.peers.len()).unwrap_or(u32::MAX).max(1);
         let others: Vec<Value> =
             context.peers.iter().filter(|other| other.name != context.member.name).map(peer).collect();
+        let mut member = peer(&context.member);
+        if format.learners {
+            member["learner"] = context.learner.into();
+        }
         let base = json!({
             "cluster": context.cluster,
             "service": context.service,
             "group": context.group,
-            "member": peer(&context.member),
+            "member": member,
             "peers": context.peers.iter().map(peer).collect::<Vec<_>>(),
             "others": others,
             "replicas": replicas,

@@ -157,6 +157,7 @@ impl Definition {
                 .collect(),
             volumes: format.volumes.iter().map(|volume| (volume.name.clone(), volume.size.0)).collect(),
             confirming_replicas: self.confirming(replicas, durability)?,
+            learners: format.learners,
             rolling: match format.rolling {
                 Rolling::ReplicasFirst => RollingOrder::ReplicasFirst,
                 Rolling::InPlace | Rolling::OneByOne => RollingOrder::InPlace,

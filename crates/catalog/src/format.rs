@@ -38,6 +38,10 @@ pub struct Format {
     pub start_deadline: Span,
     /// In which order members are restarted.
     pub rolling: Rolling,
+    /// Whether a member that has lost its data can follow without a vote until it has caught up: it is then configured
+    /// with `member.learner`.
+    #[serde(default)]
+    pub learners: bool,
     /// How many members.
     pub replicas: Replicas,
     /// Ports that members listen on.

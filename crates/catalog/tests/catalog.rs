@@ -54,6 +54,54 @@ fn redis_with(change: impl FnOnce(&mut String)) -> tempfile::TempDir {
     folder
 }
 
+/// What the lint says of the embedded blueprint of that name with its own file changed.
+fn findings_of(name: &str, from: &str, to: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("blueprints").join(name);
+    for file in fs::read_dir(root).unwrap() {
+        let file = file.unwrap();
+        let mut text = fs::read_to_string(file.path()).unwrap();
+        if file.file_name() == "blueprint.toml" {
+            assert!(text.contains(from), "{from:?} is not in it");
+            text = text.replace(from, to);
+        }
+        fs::write(folder.path().join(file.file_name()), text).unwrap();
+    }
+    lint(folder.path()).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn learners_are_for_quorums_whose_templates_and_probes_know_of_them() {
+    let told = |found: &[String], what: &str| found.iter().any(|finding| finding.contains(what));
+    let found = findings_of("redis-cluster", "\ntopology", "\nlearners = true\ntopology");
+    assert!(told(&found, "does not tell a learner from a voter"), "{found:?}");
+    let found = findings_of("redis", "\ntopology", "\nlearners = true\ntopology");
+    assert!(told(&found, "members have no votes"), "{found:?}");
+    // A name that is there for learners only is not there without.
+    let folder = redis_with(|text| text.push_str("# {{ member.learner }}\n"));
+    let found: Vec<String> = lint(folder.path()).iter().map(ToString::to_string).collect();
+    assert!(told(&found, "member.learner is not defined"), "{found:?}");
+    assert!(findings_of("zookeeper", "learners = true\n", "learners = true\n").is_empty());
+    // One that starts learners as voters.
+    let without = findings_of("zookeeper", "101 if member.learner else 1", "1");
+    assert!(!told(&without, "is started like a voter"), "zoo.cfg still tells them apart: {without:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("blueprints/zookeeper");
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let main = read("blueprint.toml").replace("(101 if member.learner else 1)", "1");
+    let config = read("zoo.cfg.j2").replace("(others if member.learner else peers)", "peers");
+    let (voters, _) = config.split_once("{% if member.learner %}").unwrap();
+    fs::write(folder.path().join("blueprint.toml"), main).unwrap();
+    fs::write(folder.path().join("zoo.cfg.j2"), voters).unwrap();
+    let found: Vec<String> = lint(folder.path()).iter().map(ToString::to_string).collect();
+    assert!(told(&found, "a learner is started like a voter"), "{found:?}");
+    // What only a learner's rendering comes to is rendered, too.
+    let broken =
+        format!("{voters}{{% if member.learner %}}{{{{ (1 // (replicas - replicas)) }}}}{{% endif %}}\n");
+    fs::write(folder.path().join("zoo.cfg.j2"), broken).unwrap();
+    assert!(!lint(folder.path()).is_empty());
+}
+
 #[test]
 fn a_template_that_runs_too_long_is_told_and_not_waited_for() {
     // Ten loops in one another over nine members: thousands of millions of turns.

@@ -109,6 +109,88 @@ async fn a_voter_without_its_data_is_refused_and_one_with_an_empty_tree_does_not
     assert!(!data.join("initialize").exists());
 }
 
+/// The member as a learner, or as a voter again.
+fn reconfigure(world: &World, member: &mut Running, learner: bool) {
+    member.context.learner = learner;
+    member.engine = world.definition.engine(member.context.clone(), member.host.clone());
+}
+
+/// The disk of a voter is gone. What it had confirmed with one other voter is with that one alone, and no leader may be
+/// without it: a learner makes no quorum, and what it has once it has caught up is everything.
+///
+/// An observer under the voter's own number would be counted: the others go by their own lists.
+#[tokio::test]
+async fn a_voter_that_has_lost_its_disk_learns_and_is_not_counted_until_it_votes_again() {
+    let mut world = World::new("zookeeper", 3, Durability::Strict);
+    world.options.insert("heap".to_owned(), "96MiB".into());
+    world.options.insert("tick_time".to_owned(), "500ms".into());
+    let mut members = ensemble(&world);
+    begin(&mut members).await;
+    // Written while the first is away: only the second has it besides the third, which is about to lose its disk.
+    members[0].stop().await;
+    for member in &members[1..] {
+        member.until("two are a quorum", |view| view.ready).await;
+    }
+    eventually("a write", || async { ask(&members[1], &["create", "/kept", "1"]).await }).await;
+    members[1].kill().await;
+    members[2].kill().await;
+    let data = members[2].data().join("zookeeper");
+    fs::remove_dir_all(&data).unwrap();
+
+    reconfigure(&world, &mut members[2], true);
+    members[2].engine.join(None).await.unwrap();
+    assert!(!data.join("initialize").exists(), "it may not begin with an empty tree");
+    members[2].start(&WantedRole::Fenced).await;
+    members[0].start(&WantedRole::Fenced).await;
+    // Much longer than two voters take to elect one of them.
+    for _ in 0..50 {
+        for member in [&members[0], &members[2]] {
+            let view = member.engine.observe().await;
+            assert!(!view.ready, "one voter and a learner serve: {view:?}\n{}", member.log());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert!(!members[0].log().contains("- LEADING\n"), "{}", members[0].log());
+
+    members[1].start(&WantedRole::Fenced).await;
+    let learnt = members[2].until("it has caught up", |view| view.ready).await;
+    assert_eq!(learnt.role, Role::Learner);
+    members[2].stop().await;
+    reconfigure(&world, &mut members[2], false);
+    members[2].start(&WantedRole::Fenced).await;
+    members[2].until("it votes", |view| view.ready && view.role == Role::Voter).await;
+    assert_eq!(fs::read_to_string(data.join("myid")).unwrap().trim(), "3");
+    // It is one of two that make a quorum now, and the one that is left has the write from the others.
+    members[1].kill().await;
+    for member in [&members[0], &members[2]] {
+        member.until("two are a quorum again", |view| view.ready).await;
+    }
+    let kept = eventually("the write is read", || async { ask(&members[2], &["get", "/kept"]).await }).await;
+    assert_eq!(kept.lines().last(), Some("1"));
+    members[0].stop().await;
+    members[2].stop().await;
+}
+
+/// A learner that has not caught up has no tree, and is no voter whatever it is told.
+#[tokio::test]
+async fn a_learner_that_has_learnt_nothing_is_not_started_as_a_voter() {
+    let world = World::new("zookeeper", 3, Durability::Strict);
+    let mut member = world.member(2);
+    reconfigure(&world, &mut member, true);
+    member.engine.join(None).await.unwrap();
+    member.engine.reconcile_data(&WantedRole::Fenced).await.unwrap();
+    let myid = member.data().join("zookeeper/myid");
+    assert_eq!(fs::read_to_string(&myid).unwrap().trim(), "103");
+    let config = member.engine.config().unwrap().remove(0).content;
+    let servers: Vec<&str> = config.lines().filter(|line| line.starts_with("server.")).collect();
+    assert!(servers.len() == 3 && servers[2].starts_with("server.103=") && servers[2].ends_with(":observer"));
+    assert!(!config.contains("server.3="), "nobody is there twice: {config}");
+    reconfigure(&world, &mut member, false);
+    let error = member.engine.reconcile_data(&WantedRole::Fenced).await.unwrap_err();
+    assert_eq!(reason(&error), Some(Reason::VoterAmnesia), "{error}");
+    assert_eq!(fs::read_to_string(&myid).unwrap().trim(), "103");
+}
+
 #[tokio::test]
 async fn membership_is_the_same_wherever_a_voter_runs() {
     let world = World::new("zookeeper", 3, Durability::Strict);

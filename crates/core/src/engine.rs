@@ -50,6 +50,9 @@ pub struct EngineContext {
     pub zone: ZoneName,
     /// The epoch it is claimed under.
     pub epoch: Epoch,
+    /// Whether it follows without a vote: it has lost its data, and has not caught up with the others since.
+    #[serde(default)]
+    pub learner: bool,
     /// The durability class.
     pub durability: Durability,
     /// The options, defaults filled in.

@@ -22,7 +22,7 @@ pub use action::{Action, RoleChange};
 pub use facts::{Facts, GroupMembers, MemberFacts, NodeFacts, Stall, Timers};
 pub use health::{Verdict, is_timeless, zone_loss_safe};
 pub use placement::{Bound, PlacementError, choose_node};
-pub use rebuild::{NoRebuild, may_rebuild};
+pub use rebuild::{NoRebuild, Source, may_rebuild};
 pub use roles::{Promotion, Survivor, promotion};
 
 use crate::model::{Desired, Reason};

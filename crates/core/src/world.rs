@@ -280,8 +280,8 @@ where
         .map_err(|error| Error::new(ErrorKind::Invalid, "world", "parse", text, error).without_effect())
 }
 
-/// The catalog of the world: `plain` has a primary and replicas led by Steadfast, `quorum` leads itself. Secrets
-/// are not sealed at all.
+/// The catalog of the world: `plain` has a primary and replicas led by Steadfast, `quorum` leads itself, and has learners
+/// with the option `learners`. Secrets are not sealed at all.
 #[derive(Debug)]
 pub struct PlainBlueprints;
 
@@ -315,6 +315,7 @@ impl Blueprints for PlainBlueprints {
                 ports: vec![StoredPort { name: name.to_owned(), port: 7000, client: true }],
                 volumes: vec![("data".parse().map_err(invalid)?, 1 << 30)],
                 confirming_replicas: u32::from(strict && replicas > 1),
+                learners: spec.options.get("learners").is_some_and(|learners| learners == true),
                 rolling: match spec.options.get("rolling") {
                     Some(order) if order == "in_place" => RollingOrder::InPlace,
                     _ => RollingOrder::ReplicasFirst,

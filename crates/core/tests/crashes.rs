@@ -46,6 +46,8 @@ enum Workflow {
     ReturnToDisk,
     /// A replica's disk is gone, and its data is had again from the primary.
     Rebuild,
+    /// A voter's disk is gone; it learns from the others, and votes again.
+    Relearn,
 }
 
 /// Who is killed.
@@ -64,6 +66,13 @@ fn service() -> ServiceName {
 fn file() -> serde_json::Value {
     let mut file = service_file("orders", 3);
     file["failover"] = serde_json::json!({"promote_after": "1s"});
+    file
+}
+
+fn voters() -> serde_json::Value {
+    let mut file = file();
+    file["blueprint"] = "quorum".into();
+    file["options"] = serde_json::json!({"learners": true});
     file
 }
 
@@ -87,7 +96,7 @@ impl Workflow {
     /// The world that it happens in.
     async fn world(self) -> World {
         let volumes = match self {
-            Workflow::ReturnToDisk | Workflow::Rebuild => MemoryVolumes::pinned(),
+            Workflow::ReturnToDisk | Workflow::Rebuild | Workflow::Relearn => MemoryVolumes::pinned(),
             _ => MemoryVolumes::that_grow(),
         };
         World::with_volumes(TestEnvironment::new(3).environment, 4, volumes).await.unwrap()
@@ -106,7 +115,8 @@ impl Workflow {
         if self == Workflow::Create {
             return;
         }
-        let created = server.apply(file(), Guard::default()).await.unwrap();
+        let file = if self == Workflow::Relearn { voters() } else { file() };
+        let created = server.apply(file, Guard::default()).await.unwrap();
         world.finish(server, &created.id).await.unwrap();
         let before = match self {
             Workflow::Start => server.stop(&service(), Guard::default()).await.unwrap(),
@@ -142,7 +152,7 @@ impl Workflow {
                 world.kill(&node);
                 world.revive(&node).unwrap();
             }
-            Workflow::Rebuild => {
+            Workflow::Rebuild | Workflow::Relearn => {
                 let node = world.holder(&service(), &member(2)).await.unwrap().unwrap();
                 world.kill(&node);
                 // The word is taken only once the death is known.
@@ -170,7 +180,11 @@ impl Workflow {
             Workflow::ScaleIn => server.scale(&service(), None, 2, guard).await,
             Workflow::Switchover => server.switchover(&service(), None, None, guard).await,
             Workflow::Grow => server.apply(larger_volumes(), guard).await,
-            Workflow::Move | Workflow::Promote | Workflow::ReturnToDisk | Workflow::Rebuild => {
+            Workflow::Move
+            | Workflow::Promote
+            | Workflow::ReturnToDisk
+            | Workflow::Rebuild
+            | Workflow::Relearn => {
                 panic!("{self:?} is nothing that is asked for")
             }
         }
@@ -196,6 +210,10 @@ struct End {
     workloads: usize,
     unreleased: Vec<usize>,
     generations: Vec<u64>,
+    /// Who has not caught up.
+    recloning: Vec<bool>,
+    /// Whose engine runs with a vote.
+    votes: Vec<bool>,
     revisions: Vec<u64>,
 }
 
@@ -220,6 +238,11 @@ async fn end(world: &World) -> End {
         workloads: world.orchestrator.services().await.unwrap().len(),
         unreleased: members.iter().map(|member| member.body.unreleased.len()).collect(),
         generations: members.iter().map(|member| member.body.generation.0).collect(),
+        recloning: members.iter().map(|member| member.body.recloning).collect(),
+        votes: members
+            .iter()
+            .map(|member| world.nodes.values().any(|node| node.votes(&member.body.name)))
+            .collect(),
         revisions: members.iter().map(|member| member.body.revision.0).collect(),
     }
 }
@@ -579,4 +602,5 @@ for_every_workflow! {
     growth: Grow,
     return_to_disk: ReturnToDisk,
     rebuild: Rebuild,
+    relearning: Relearn,
 }

@@ -222,14 +222,180 @@ async fn a_member_that_was_rebuilt_and_has_not_caught_up_is_not_elected() {
     assert_eq!(writable(&world, "orders-2"), 0);
 }
 
-/// A voter that has forgotten what it voted for must not vote again under its old id.
-#[tokio::test(start_paused = true)]
-async fn a_voter_is_not_rebuilt() {
-    let (mut world, server) = world(4).await;
-    let mut file = service_file("orders", 3);
+/// A world of so many nodes with so many voters that elect their own leader, and a server.
+async fn quorum(nodes: u32, voters: u32, learners: bool) -> (World, Control) {
+    let (mut world, server) = world(nodes).await;
+    let mut file = service_file("orders", voters);
     file["blueprint"] = "quorum@1".into();
+    file["options"] = serde_json::json!({ "learners": learners });
     let created = server.apply(file, Guard::default()).await.unwrap();
     world.finish(&server, &created.id).await.unwrap();
+    (world, server)
+}
+
+/// Rounds for a time.
+async fn rounds(world: &mut World, server: &Control, count: u32) {
+    for _ in 0..count {
+        world.round(server).await.unwrap();
+        world.env.clock().sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn votes(world: &World, text: &str) -> bool {
+    world.nodes.values().any(|node| node.votes(&member(text)))
+}
+
+fn is_healthy(views: &[ServiceView]) -> bool {
+    views[0].state == ServiceState::Healthy
+}
+
+fn lag(world: &mut World, text: &str, lags: bool) {
+    for node in world.nodes.values_mut() {
+        match lags {
+            true => node.lags(&member(text)),
+            false => drop(node.lagging.remove(&member(text))),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_whose_disk_is_gone_learns_before_it_votes_again() {
+    let (mut world, server) = quorum(4, 3, true).await;
+    let before = record(&server, "orders-2").await;
+    lag(&mut world, "orders-2", true);
+    let node = rebuilt(&mut world, &server, "orders-2").await;
+    rounds(&mut world, &server, 40).await;
+    let learning = record(&server, "orders-2").await;
+    assert!(learning.recloning && learning.generation == before.generation, "{learning:?}");
+    assert_ne!(placed(&world, "orders-2").await, node);
+    assert!(!votes(&world, "orders-2"));
+
+    // As long as it learns it is none of those that are counted.
+    let view = server.service(&name("orders")).await.unwrap();
+    assert_eq!(view.state, ServiceState::Degraded, "{view:?}");
+    let condition = |view: &ServiceView, kind| {
+        let found = view.conditions.iter().find(|found| found.kind == kind).unwrap();
+        (found.status, found.reason.clone(), found.message.clone())
+    };
+    assert_eq!(condition(&view, ConditionKind::Redundant).2, "2 of 3 members serve");
+    let (_, reason, text) = condition(&view, ConditionKind::ZoneLossSafe);
+    assert_eq!(reason, Some(Reason::QuorumInOneZone), "{text}");
+    assert!(text.contains("1 have no vote yet"), "{text}");
+    let restart = server.restart(&name("orders"), Guard::default()).await.unwrap();
+    rounds(&mut world, &server, 40).await;
+    for other in ["orders-0", "orders-1"] {
+        assert_eq!(
+            record(&server, other).await.generation,
+            before.generation,
+            "two of three are all there are"
+        );
+    }
+
+    lag(&mut world, "orders-2", false);
+    world.finish(&server, &restart.id).await.unwrap();
+    assert!(world.until(&server, MINUTE, is_healthy).await.unwrap());
+    let after = record(&server, "orders-2").await;
+    assert!(!after.recloning && after.generation > before.generation, "it was started anew to vote");
+    assert!(votes(&world, "orders-2"));
+    assert_eq!((&after.id, &after.address.unwrap().address), (&before.id, &before.address.unwrap().address));
+    let told = |reason| after.events.iter().filter(|event| event.reason == reason).count();
+    assert_eq!((told(Reason::OperatorOverride), told(Reason::Recloned)), (1, 1));
+    let view = server.service(&name("orders")).await.unwrap();
+    assert!(!condition(&view, ConditionKind::ZoneLossSafe).2.contains("no vote yet"));
+}
+
+/// A learner that serves is in nobody's quorum: with one of three voters left, nobody is elected.
+#[tokio::test(start_paused = true)]
+async fn a_learner_makes_no_quorum() {
+    let (mut world, server) = quorum(5, 3, true).await;
+    lag(&mut world, "orders-2", true);
+    rebuilt(&mut world, &server, "orders-2").await;
+    rounds(&mut world, &server, 40).await;
+    let (first, second) = (placed(&world, "orders-0").await, placed(&world, "orders-1").await);
+    world.kill(&second);
+    lag(&mut world, "orders-2", false);
+    let serves = |views: &[ServiceView]| views[0].serving > 0;
+    rounds(&mut world, &server, 8).await;
+    assert!(!world.until(&server, MINUTE, serves).await.unwrap());
+    let view = server.service(&name("orders")).await.unwrap();
+    assert_eq!(view.state, ServiceState::Unavailable, "{view:?}");
+    assert!(record(&server, "orders-2").await.recloning, "there was nobody to catch up with");
+    // Nor may the next one be given up: what the two of three had confirmed may be on its disk alone.
+    world.kill(&first);
+    rounds(&mut world, &server, 40).await;
+    for (text, node) in [("orders-0", &first), ("orders-1", &second)] {
+        let (reason, text) = refusal(server.rebuild(&member(text), node).await);
+        assert_eq!(reason, Reason::VoterAmnesia, "{text}");
+        assert!(text.contains("0 of 2 others serve with a vote, and 2 must"), "{text}");
+    }
+    world.revive(&first).unwrap();
+    world.revive(&second).unwrap();
+    assert!(world.until(&server, MINUTE * 2, is_healthy).await.unwrap());
+    assert!(votes(&world, "orders-2"));
+}
+
+/// Of five voters two may learn at a time, and a third may not: three have to agree.
+#[tokio::test(start_paused = true)]
+async fn as_many_may_learn_as_leave_a_quorum() {
+    let (mut world, server) = quorum(9, 5, true).await;
+    for text in ["orders-4", "orders-3"] {
+        lag(&mut world, text, true);
+        rebuilt(&mut world, &server, text).await;
+        rounds(&mut world, &server, 40).await;
+        assert!(record(&server, text).await.recloning);
+    }
+    let view = server.service(&name("orders")).await.unwrap();
+    assert_eq!(view.state, ServiceState::Degraded, "{view:?}");
+    let third = placed(&world, "orders-2").await;
+    world.kill(&third);
+    rounds(&mut world, &server, 40).await;
+    let before = record(&server, "orders-2").await;
+    let (reason, text) = refusal(server.rebuild(&member("orders-2"), &third).await);
+    assert_eq!(reason, Reason::VoterAmnesia, "{text}");
+    assert!(text.contains(&format!("bring {third} back")), "{text}");
+    assert_eq!(record(&server, "orders-2").await, before, "nothing was touched");
+    world.revive(&third).unwrap();
+    for text in ["orders-3", "orders-4"] {
+        lag(&mut world, text, false);
+    }
+    assert!(world.until(&server, MINUTE * 2, is_healthy).await.unwrap());
+    assert!(votes(&world, "orders-3") && votes(&world, "orders-4"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learner_that_has_caught_up_waits_while_its_service_is_paused() {
+    let (mut world, server) = quorum(4, 3, true).await;
+    lag(&mut world, "orders-2", true);
+    rebuilt(&mut world, &server, "orders-2").await;
+    rounds(&mut world, &server, 40).await;
+    server.pause(&name("orders")).await.unwrap();
+    lag(&mut world, "orders-2", false);
+    rounds(&mut world, &server, 40).await;
+    assert!(record(&server, "orders-2").await.recloning && !votes(&world, "orders-2"));
+    let why = server.why(&member("orders-2")).await.unwrap();
+    assert!(why.lines.iter().any(|line| line.reason == Some(Reason::PausedByOperator)), "{why:?}");
+    server.resume(&name("orders")).await.unwrap();
+    assert!(world.until(&server, MINUTE, is_healthy).await.unwrap());
+    assert!(votes(&world, "orders-2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_voter_is_the_only_copy() {
+    let (mut world, server) = quorum(3, 1, true).await;
+    let node = placed(&world, "orders-0").await;
+    world.kill(&node);
+    rounds(&mut world, &server, 40).await;
+    let before = record(&server, "orders-0").await;
+    let (reason, text) = refusal(server.rebuild(&member("orders-0"), &node).await);
+    assert_eq!(reason, Reason::DurabilityUnproven, "{text}");
+    assert!(text.contains("the only copy"), "{text}");
+    assert_eq!(record(&server, "orders-0").await, before, "nothing was touched");
+}
+
+/// A voter that has forgotten what it voted for must not vote again under its old id.
+#[tokio::test(start_paused = true)]
+async fn a_voter_of_an_engine_without_learners_is_not_rebuilt() {
+    let (mut world, server) = quorum(4, 3, false).await;
     let node = placed(&world, "orders-2").await;
     world.kill(&node);
     let waits = |views: &[ServiceView]| {
@@ -243,6 +409,5 @@ async fn a_voter_is_not_rebuilt() {
     assert_eq!(reason, Reason::VoterAmnesia, "{text}");
     assert_eq!(record(&server, "orders-2").await, before, "nothing was touched");
     world.revive(&node).unwrap();
-    let healthy = |views: &[ServiceView]| views[0].state == ServiceState::Healthy;
-    assert!(world.until(&server, MINUTE, healthy).await.unwrap());
+    assert!(world.until(&server, MINUTE, is_healthy).await.unwrap());
 }

@@ -18,6 +18,8 @@ pub(super) struct DataView<'a> {
     pub leadership: Leadership,
     /// How members belong together.
     pub topology: Topology,
+    /// Whether a member can follow without a vote.
+    pub learners: bool,
     /// Whether the service has served in full before.
     pub bootstrapped: bool,
     /// Who leads, where that is Steadfast's matter.
@@ -43,6 +45,11 @@ pub(super) enum DataStep {
 
 /// What is to be done. Never formats anything: what is not known to be this member's is refused.
 pub(super) fn decide(view: &DataView<'_>) -> DataStep {
+    let elects = view.leadership == Leadership::Engine && view.topology == Topology::Quorum;
+    if elects && view.member.recloning && !view.learners {
+        let message = "it has forgotten what it voted for, and its engine knows no learners in this revision";
+        return DataStep::Refuse(Reason::VoterAmnesia, message.to_owned());
+    }
     for (volume, facts) in view.volumes {
         if let Some(refusal) = foreign(view, volume, facts) {
             return refusal;
@@ -118,7 +125,9 @@ fn unexpectedly_empty(view: &DataView<'_>, volume: &MountedVolume) -> DataStep {
 
 fn first_data(view: &DataView<'_>) -> DataStep {
     if view.leadership == Leadership::Engine {
-        return DataStep::Make(if view.bootstrapped { FirstData::Join(None) } else { FirstData::Initialise });
+        // One whose data was given up joins those who have it, however few of them there ever were.
+        let joins = view.bootstrapped || view.member.recloning;
+        return DataStep::Make(if joins { FirstData::Join(None) } else { FirstData::Initialise });
     }
     let wait = |message: String| DataStep::Wait(Reason::BootstrapRunning, message);
     let Some(role) = view.role else {

@@ -74,6 +74,7 @@ fn view<'a>(
         volumes,
         leadership: Leadership::Steadfast,
         topology: Topology::PrimaryReplicas,
+        learners: false,
         bootstrapped: false,
         role,
         serving_leader: None,
@@ -153,6 +154,18 @@ fn an_engine_that_leads_itself_initialises_every_member_of_a_new_service() {
     assert_eq!(decide(&view), DataStep::Make(FirstData::Initialise));
     view.bootstrapped = true;
     assert_eq!(decide(&view), DataStep::Make(FirstData::Join(None)));
+}
+
+#[test]
+fn a_voter_whose_data_was_given_up_joins_as_a_learner_or_not_at_all() {
+    let me = Member { recloning: true, ..member("orders-0", false) };
+    let volumes = facts(None, true);
+    let (leadership, topology) = (Leadership::Engine, Topology::Quorum);
+    let mut view = DataView { leadership, topology, ..view(&me, &volumes, None) };
+    let step = decide(&view);
+    assert!(matches!(step, DataStep::Refuse(Reason::VoterAmnesia, _)), "{step:?}");
+    view.learners = true;
+    assert_eq!(decide(&view), DataStep::Make(FirstData::Join(None)), "it never begins a history of its own");
 }
 
 #[test]

@@ -429,6 +429,7 @@ fn revision(service: &ServiceName) -> SpecRevision {
             ports: ports().into_iter().map(|(name, port)| StoredPort { name, port, client: true }).collect(),
             volumes: vec![("data".parse().unwrap(), 1 << 20)],
             confirming_replicas: 0,
+            learners: false,
             rolling: RollingOrder::default(),
             start_deadline_ms: 30_000,
         },

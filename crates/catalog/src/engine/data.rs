@@ -244,8 +244,10 @@ impl BlueprintEngine {
     fn check_present(&self, operation: &'static str, dir: &Path) -> Result<()> {
         let data = &self.definition.format().data;
         let complete = dir.join(&data.complete).exists();
-        let present =
-            data.present_any.is_empty() || data.present_any.iter().any(|name| is_present(dir, name));
+        // One that learns is being filled by the others: what it has of its data it may have lost again.
+        let present = self.context.learner
+            || data.present_any.is_empty()
+            || data.present_any.iter().any(|name| is_present(dir, name));
         if complete && present {
             return Ok(());
         }

@@ -322,11 +322,27 @@ fn roles(format: &Format, report: &mut Report<'_>) {
             );
         }
     }
+    learners(format, report);
     if format.actions.initialise.is_empty() {
         report.at("actions.initialise", "is missing", "say how the first data is made");
     }
     if format.actions.join.is_empty() {
         report.at("actions.join", "is missing", "say how a further member's data is made");
+    }
+}
+
+/// Only a quorum has votes to be without, and only some probes tell who has none.
+fn learners(format: &Format, report: &mut Report<'_>) {
+    if !format.learners {
+        return;
+    }
+    if format.leadership != Leadership::Engine || format.topology != Topology::Quorum {
+        let remedy = "remove it: it is for a quorum that elects its own leader";
+        report.at("learners", "is true, and members have no votes", remedy);
+    }
+    if !matches!(format.probe, Probe::Zookeeper(_)) {
+        let remedy = "use the probe zookeeper, or remove it";
+        report.at("learners", "is true, and the probe does not tell a learner from a voter", remedy);
     }
 }
 

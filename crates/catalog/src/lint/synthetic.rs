@@ -39,6 +39,7 @@ pub(super) fn member(
         node: "node-1".parse()?,
         zone: "zone-a".parse()?,
         epoch: Epoch(1),
+        learner: false,
         durability,
         options: options.clone(),
         ports: format.ports.iter().map(|port| (port.name.clone(), port.port)).collect(),

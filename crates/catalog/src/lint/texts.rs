@@ -68,6 +68,17 @@ pub(super) fn check(format: &Format, report: &mut Report<'_>) {
     for text in &texts {
         sound &= names(&definition, format, text, report);
     }
+    let is_for_starts = |text: &&Text<'_>| {
+        ["files", "start", "actions.before_start", "vars"].iter().any(|part| text.key.starts_with(part))
+    };
+    if sound
+        && format.learners
+        && !texts.iter().filter(is_for_starts).any(|text| names_learners(&definition, text))
+    {
+        let message = "is true, and a learner is started like a voter";
+        report.at("learners", message, "name member.learner in [[files]], [start] or actions.before_start");
+        sound = false;
+    }
     if !sound {
         return;
     }
@@ -87,24 +98,9 @@ pub(super) fn check(format: &Format, report: &mut Report<'_>) {
     for replicas in synthetic::replica_counts(format) {
         for durability in [Durability::Strict, Durability::Available] {
             for options in synthetic::option_sets(format) {
-                // The same for every text of a scope, and there are many texts.
-                let mut scopes: BTreeMap<Scope, Result<minijinja::Value, TemplateError>> = BTreeMap::new();
-                for (text, prepared) in &prepared {
-                    let known = scopes.entry(text.scope).or_insert_with(|| {
-                        values(&definition, format, text.scope, replicas, durability, &options)
-                            .map(|map| minijinja::Value::from(minijinja::value::Serde(map)))
-                    });
-                    let tried = match known {
-                        Ok(known) => try_out(prepared, text, known),
-                        Err(error) => Err(error.clone()),
-                    };
-                    match tried {
-                        Ok(taken) => steps += taken,
-                        Err(error) => {
-                            note(report, text, &error);
-                            steps += error.steps();
-                        }
-                    }
+                for learner in [false, true].into_iter().take(1 + usize::from(format.learners)) {
+                    let made = Made { replicas, durability, options: &options, learner };
+                    steps += try_all(&definition, format, &prepared, &made, report, MOST_STEPS - steps);
                     if steps > MOST_STEPS {
                         return give_up(report);
                     }
@@ -113,6 +109,49 @@ pub(super) fn check(format: &Format, report: &mut Report<'_>) {
         }
     }
     rules(&definition, format, report);
+}
+
+/// What a made-up service is made of.
+struct Made<'a> {
+    replicas: u32,
+    durability: Durability,
+    options: &'a BTreeMap<String, Value>,
+    learner: bool,
+}
+
+/// Renders every text for a made-up member, until it has taken more than `most` steps; gives how many it took.
+fn try_all(
+    definition: &Definition,
+    format: &Format,
+    prepared: &[(&Text<'_>, Prepared<'_>)],
+    made: &Made<'_>,
+    report: &mut Report<'_>,
+    most: u64,
+) -> u64 {
+    // The same for every text of a scope, and there are many texts.
+    let mut scopes: BTreeMap<Scope, Result<minijinja::Value, TemplateError>> = BTreeMap::new();
+    let mut steps = 0;
+    for (text, prepared) in prepared {
+        let known = scopes.entry(text.scope).or_insert_with(|| {
+            values(definition, format, text.scope, made)
+                .map(|map| minijinja::Value::from(minijinja::value::Serde(map)))
+        });
+        let tried = match known {
+            Ok(known) => try_out(prepared, text, known),
+            Err(error) => Err(error.clone()),
+        };
+        match tried {
+            Ok(taken) => steps += taken,
+            Err(error) => {
+                note(report, text, &error);
+                steps += error.steps();
+            }
+        }
+        if steps > most {
+            break;
+        }
+    }
+    steps
 }
 
 /// The most steps of all renderings together: those of an embedded blueprint take some tens of thousands.
@@ -164,9 +203,10 @@ fn try_out(
 
 /// Whether every name in a text is known; secrets only where nobody else sees them.
 fn names(definition: &Definition, format: &Format, text: &Text<'_>, report: &mut Report<'_>) -> bool {
-    let defaults = synthetic::option_sets(format).swap_remove(0);
-    let known =
-        values(definition, format, text.scope, format.replicas.default, Durability::Strict, &defaults);
+    let options = synthetic::option_sets(format).swap_remove(0);
+    let replicas = format.replicas.default;
+    let made = Made { replicas, durability: Durability::Strict, options: &options, learner: false };
+    let known = values(definition, format, text.scope, &made);
     let named = match text.kind {
         Kind::Template => definition.templates().names(text.source),
         Kind::Expression => definition.templates().names_of_expression(text.source),
@@ -193,6 +233,15 @@ fn names(definition: &Definition, format: &Format, text: &Text<'_>, report: &mut
         }
     }
     sound
+}
+
+/// Whether a text depends on whether the member learns.
+fn names_learners(definition: &Definition, text: &Text<'_>) -> bool {
+    let named = match text.kind {
+        Kind::Template => definition.templates().names(text.source),
+        Kind::Expression => definition.templates().names_of_expression(text.source),
+    };
+    named.is_ok_and(|named| named.iter().any(|name| name == "member.learner"))
 }
 
 /// Follows a dotted name; if it leads nowhere, what there is instead.
@@ -249,13 +298,13 @@ fn values(
     definition: &Definition,
     format: &Format,
     scope: Scope,
-    replicas: u32,
-    durability: Durability,
-    options: &BTreeMap<String, Value>,
+    made: &Made<'_>,
 ) -> Result<Map<String, Value>, TemplateError> {
     let broken = |message: String| TemplateError { line: 1, message };
-    let member = synthetic::member(format, replicas, durability, options)
+    let Made { replicas, durability, options, learner } = *made;
+    let mut member = synthetic::member(format, replicas, durability, options)
         .map_err(|error| broken(error.to_string()))?;
+    member.learner = learner;
     if scope == Scope::Rule {
         return Ok(Map::from_iter([("replicas".to_owned(), json!(replicas))]));
     }

@@ -79,6 +79,7 @@ impl World {
             node: "node-1".parse().unwrap(),
             zone: "zone-a".parse().unwrap(),
             epoch: Epoch(1),
+            learner: false,
             durability: self.durability,
             options: self.options.clone(),
             ports: format.ports.iter().map(|port| (port.name.clone(), port.port)).collect(),

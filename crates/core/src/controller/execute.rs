@@ -105,10 +105,14 @@ impl<'a> Executor<'a> {
             Action::Adopt { member, revision } => {
                 self.change_member(snapshot, member, |record, _| record.revision = *revision).await
             }
-            Action::MarkRecloned { member } => {
+            Action::MarkRecloned { member, votes_from } => {
                 self.change_member(snapshot, member, |record, now| {
                     if std::mem::take(&mut record.recloning) {
-                        push_event(record, now, Reason::Recloned, "it has caught up".to_owned());
+                        // In one write: whoever reads that it is to vote reads that it is to be started for that.
+                        record.generation = record.generation.max(votes_from.unwrap_or_default());
+                        let remark = votes_from.map(|from| format!(", and votes from generation {from}"));
+                        let text = format!("it has caught up{}", remark.unwrap_or_default());
+                        push_event(record, now, Reason::Recloned, text);
                     }
                 })
                 .await

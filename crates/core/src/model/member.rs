@@ -225,8 +225,8 @@ pub struct Member {
     /// The zone of its first placement, recorded before anything is made there: that of its volumes and its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<ZoneName>,
-    /// Whether its data was given up by an operator's word, and it has not caught up with its primary since: until then
-    /// it counts for nothing in an election.
+    /// Whether its data was given up by an operator's word, and it has not caught up with the others since: until then
+    /// it counts for nothing in an election. Where the engines elect it is configured as a learner, without a vote.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recloning: bool,
     /// When the phase was recorded.

@@ -135,6 +135,10 @@ pub struct Blueprint {
     /// In the strict durability class: how many replicas confirm a write besides the primary; 0 if an
     /// acknowledged write may be on the primary alone.
     pub confirming_replicas: u32,
+    /// Whether a member that has lost its data can follow without a vote until it has caught up, in a quorum that elects
+    /// its own leader.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learners: bool,
     /// In which order members are renewed.
     #[serde(default = "RollingOrder::of_old")]
     pub rolling: RollingOrder,

@@ -112,10 +112,12 @@ pub enum Action {
         /// The size to reach.
         size_bytes: u64,
     },
-    /// Record that a member whose data was given up has caught up with its primary.
+    /// Record that a member whose data was given up has caught up with the others.
     MarkRecloned {
         /// The member.
         member: MemberName,
+        /// The generation in which it votes again, if it has followed without a vote.
+        votes_from: Option<Generation>,
     },
     /// Record that the service has served in full.
     MarkBootstrapped,
@@ -179,7 +181,7 @@ impl fmt::Display for Action {
             Action::GrowVolume { member, volume, size_bytes } => {
                 write!(f, "grow {volume} of {member} to {size_bytes}")
             }
-            Action::MarkRecloned { member } => write!(f, "mark-recloned {member}"),
+            Action::MarkRecloned { member, .. } => write!(f, "mark-recloned {member}"),
             Action::MarkBootstrapped => f.write_str("mark-bootstrapped"),
             Action::SetName { name, .. } => write!(f, "set-name {name}"),
             Action::RemoveName { name, .. } => write!(f, "remove-name {name}"),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Wait;
 use crate::ids::{GroupName, Incarnation, MemberName, NodeName, Ordinal, Revision, ZoneName};
 use crate::model::{
-    Evidence, Group, Member, MemberPhase, MemberStatus, NodeHealth, Operation, Reason, RoleState, Service,
-    SpecRevision,
+    Evidence, Group, Member, MemberPhase, MemberStatus, NodeHealth, Operation, Reason, Role, RoleState,
+    Service, SpecRevision,
 };
 use crate::planted::{self, Planted};
 use crate::registry::{DomainName, RecordKind, RecordSet};
@@ -75,6 +75,11 @@ impl MemberFacts {
     /// Whether it serves, by fresh evidence.
     pub fn is_ready(&self) -> bool {
         self.status.as_ref().is_some_and(|status| status.ready)
+    }
+
+    /// Whether it serves by fresh evidence, and not as a learner: that one has no vote, and confirms nothing.
+    pub fn counts(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.ready && status.role != Role::Learner)
     }
 
     /// Whether nothing of its engine runs, by fresh evidence.

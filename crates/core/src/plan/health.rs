@@ -21,11 +21,11 @@ pub struct Verdict {
 impl Verdict {
     /// The verdict on a service, given what its plan waits for.
     fn of(facts: &Facts, waits: &[Wait]) -> Self {
-        let counts = |member: &MemberFacts| {
+        let belongs = |member: &MemberFacts| {
             let group = facts.service.groups.get(&member.record.group);
             group.is_some_and(|group| member.record.ordinal < group.voters())
         };
-        let ready = facts.members.values().filter(|member| counts(member) && member.is_ready()).count();
+        let ready = facts.members.values().filter(|member| belongs(member) && member.counts()).count();
         let wanted: usize = facts.service.groups.values().map(|group| group.voters() as usize).sum();
         let available = availability(facts);
         let redundant = if ready >= wanted { Truth::True } else { Truth::False };
@@ -126,7 +126,7 @@ fn availability(facts: &Facts) -> Truth {
     for group in facts.groups() {
         let counting = group.members.iter().filter(|(ordinal, ..)| *ordinal < group.group.may_count());
         let members: Vec<_> = counting.map(|(_, _, found)| *found).collect();
-        let ready = members.iter().filter(|found| found.is_some_and(|member| member.is_ready())).count();
+        let ready = members.iter().filter(|found| found.is_some_and(|member| member.counts())).count();
         let unknown = members
             .iter()
             .filter(|found| found.is_some_and(|member| member.status.is_none() && is_silent(facts, member)))
@@ -194,8 +194,12 @@ fn durability(facts: &Facts, available: Truth, ready: usize) -> Result<String, (
 pub fn zone_loss_safe(facts: &Facts) -> Result<String, (Reason, String)> {
     for group in facts.groups() {
         let mut zones: BTreeMap<&ZoneName, usize> = BTreeMap::new();
+        // One that learns has no vote until it has caught up, and is asked for one as little as if it were away.
+        let learns = |found: &MemberFacts| facts.revision.blueprint.learners && found.record.recloning;
+        let learners = group.members.iter().filter(|(.., found)| found.is_some_and(learns)).count();
         for (_, _, found) in &group.members {
-            let node = found.and_then(|member| member.record.placed_on.as_ref());
+            let node =
+                found.filter(|member| !learns(member)).and_then(|member| member.record.placed_on.as_ref());
             if let Some(node) = node.and_then(|node| facts.nodes.get(node)) {
                 *zones.entry(&node.zone).or_default() += 1;
             }
@@ -203,10 +207,14 @@ pub fn zone_loss_safe(facts: &Facts) -> Result<String, (Reason, String)> {
         let members = group.members.len();
         let Some((zone, most)) = zones.iter().max_by_key(|(_, count)| **count) else { continue };
         match facts.revision.blueprint.topology {
-            Topology::Quorum if members - most < members / 2 + 1 => {
+            Topology::Quorum if members - learners - most < members / 2 + 1 => {
+                let learn =
+                    if learners == 0 { String::new() } else { format!(", and {learners} have no vote yet") };
                 return Err((
                     Reason::QuorumInOneZone,
-                    format!("{most} of {members} voters are in zone {zone}: without it there is no quorum"),
+                    format!(
+                        "{most} of {members} voters are in zone {zone}{learn}: without it there is no quorum"
+                    ),
                 ));
             }
             Topology::PrimaryReplicas | Topology::Independent if *most == members => {

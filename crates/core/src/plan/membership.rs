@@ -269,7 +269,7 @@ impl Step<'_> {
 
     /// Somebody else who does not serve: nothing is changed meanwhile.
     fn unhealthy(&self, but: Option<&MemberName>) -> Option<Wait> {
-        let sick = self.facts.own_members().find(|(name, member)| Some(*name) != but && !member.is_ready());
+        let sick = self.facts.own_members().find(|(name, member)| Some(*name) != but && !member.counts());
         let missing = self.group.members.iter().find(|(_, name, found)| Some(name) != but && found.is_none());
         sick.map(|(name, member)| rolling::waiting_for(name, member))
             .or_else(|| {

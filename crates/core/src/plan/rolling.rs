@@ -41,7 +41,9 @@ pub(super) fn standing(facts: &Facts, name: &MemberName, member: &MemberFacts) -
 /// Whether a member is known to serve in the role it has now. What it said under an earlier term is not fresh, and one
 /// that still follows another leader is on its way.
 fn serves(facts: &Facts, member: &MemberFacts) -> bool {
-    let Some(status) = member.status.as_ref().filter(|status| status.ready) else { return false };
+    // One whose data was given up is missing until it has caught up, and where it votes, until it does so again.
+    let status = member.status.as_ref().filter(|status| status.ready && !member.record.recloning);
+    let Some(status) = status else { return false };
     let Some(role) = facts.service.roles.get(&member.record.group) else { return true };
     let follows_another = role.leader.as_ref().is_some_and(|leader| {
         *leader != member.record.name && status.follows.as_ref().is_some_and(|of| of != leader)
@@ -238,6 +240,9 @@ fn unknown(next: &InLine<'_>) -> Option<Wait> {
 pub(super) fn waiting_for(name: &MemberName, member: &MemberFacts) -> Wait {
     match member.status.as_ref().and_then(|status| status.blocked.clone()) {
         Some((reason, message)) => Wait::new(reason, format!("{name}: {message}")),
+        None if member.record.recloning => {
+            Wait::new(Reason::ReplicaLagging, format!("{name} has not caught up yet, and does not count"))
+        }
         None => Wait::new(Reason::EngineRecovering, format!("{name} does not serve yet")),
     }
     .resolved_by(format!("steadfast why {name}"))

@@ -53,6 +53,7 @@ pub fn blueprint(topology: Topology) -> Blueprint {
         ports: vec![StoredPort { name: "store".to_owned(), port: 7000, client: true }],
         volumes: vec![(parsed("data"), 1 << 20)],
         confirming_replicas: u32::from(led),
+        learners: false,
         rolling: RollingOrder::default(),
         start_deadline_ms: 60_000,
     }

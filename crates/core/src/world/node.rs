@@ -31,6 +31,8 @@ struct Engine {
     revision: Revision,
     role: Role,
     term: RoleTerm,
+    /// Whether it was started to follow without a vote.
+    learns: bool,
     /// Whether it waits for somebody to lead, and serves nobody.
     fenced: bool,
     follows: Option<MemberName>,
@@ -127,6 +129,11 @@ impl WorldNode {
     /// The revision that an engine of `member` runs here.
     pub fn revision_of(&self, member: &MemberName) -> Option<Revision> {
         self.engines.get(member).map(|engine| engine.revision)
+    }
+
+    /// Whether an engine of `member` runs here with a vote.
+    pub fn votes(&self, member: &MemberName) -> bool {
+        self.engines.get(member).is_some_and(|engine| engine.role == Role::Voter)
     }
 
     /// Whether an engine of `member` takes writes here.
@@ -239,7 +246,9 @@ impl WorldNode {
             self.claimant().record_initialised(service, name, claimed.epoch, "1.0").await?;
             // A restart is an end and a beginning.
             self.quorums.part(name);
-            self.start(&claimed, placement.generation)?;
+            let revision = self.store.revision(&claimed.service_id, claimed.revision).await?;
+            let learns = claimed.recloning && revision.is_some_and(|revision| revision.blueprint.learners);
+            self.start(&claimed, placement.generation, learns)?;
         }
         self.assume(service, &claimed).await?;
         let engine = self.engines.get(name).cloned();
@@ -261,7 +270,7 @@ impl WorldNode {
         })
     }
 
-    fn start(&mut self, member: &Member, generation: Generation) -> Result<()> {
+    fn start(&mut self, member: &Member, generation: Generation, learns: bool) -> Result<()> {
         self.starts += 1;
         for id in member.volumes.iter().filter_map(|volume| volume.id.as_ref()) {
             self.volumes.set_in_use(id, true);
@@ -274,6 +283,7 @@ impl WorldNode {
             revision: member.revision,
             role: Role::Replica,
             term: RoleTerm::default(),
+            learns,
             fenced: true,
             follows: None,
             membership: None,
@@ -308,7 +318,11 @@ impl WorldNode {
         match found.body.roles.get(&member.group) {
             None if leads_itself => {
                 let group = (service.clone(), member.group.clone());
-                engine.agree(self.quorums.meet(group, &member.name, wanted), &member.name, lags);
+                engine.agree(
+                    self.quorums.meet(group, &member.name, wanted, engine.learns),
+                    &member.name,
+                    lags,
+                );
             }
             None => {}
             Some(role) => {
@@ -423,7 +437,8 @@ impl WorldNode {
 impl Engine {
     /// Takes what the engines of its group agree on.
     fn agree(&mut self, word: Word, me: &MemberName, lags: bool) {
-        self.role = if word.membership.voters.contains(me) { Role::Voter } else { Role::Learner };
+        let votes = word.membership.voters.contains(me) && !self.learns;
+        self.role = if votes { Role::Voter } else { Role::Learner };
         self.fenced = word.leader.is_none() || lags;
         self.follows = word.leader.filter(|leader| leader != me);
         self.membership = Some(word.membership);

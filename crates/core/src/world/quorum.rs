@@ -44,16 +44,19 @@ pub(super) struct Word {
 
 impl Quorums {
     /// The engine of `member` runs, and its agent wants these to count. The leader alone makes it so, with a majority
-    /// of those who counted before and of those who are to.
+    /// of those who counted before and of those who are to. One that learns is in nobody's majority.
     pub(super) fn meet(
         &self,
         group: (ServiceName, GroupName),
         member: &MemberName,
         wanted: Membership,
+        learns: bool,
     ) -> Word {
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let quorum = groups.entry(group).or_default();
-        quorum.running.insert(member.clone());
+        if !learns {
+            quorum.running.insert(member.clone());
+        }
         let before = quorum.committed.get_or_insert_with(|| wanted.clone()).clone();
         quorum.elect();
         if quorum.leader.as_ref() == Some(member)
