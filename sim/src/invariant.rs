@@ -54,8 +54,10 @@ pub fn built_in(scenario: &Scenario) -> Vec<Box<dyn Rule>> {
         Box::new(records::Once::default()),
         Box::new(moves::Primaries::default()),
         Box::new(writes::Acknowledged::new(scenario)),
+        Box::new(writes::Chosen::new(scenario)),
         Box::new(pace::Pace::default()),
         Box::new(membership::Membership::default()),
+        Box::new(membership::Forgotten::default()),
         Box::new(leaks::Leaks),
     ]
 }

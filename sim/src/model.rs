@@ -10,6 +10,7 @@ pub mod engine;
 pub mod host;
 pub mod ips;
 pub mod limits;
+mod own_disks;
 mod preparing;
 pub mod profile;
 mod quorum;

@@ -39,7 +39,6 @@ const NOT_REACHED: &[(&str, &str)] = &[
     ("guards.kill", "asked only of an engine that ignores its stop signal; simulated engines obey"),
     ("volume.delete", "volumes are kept unless a service file says otherwise; no workflow deletes one yet"),
     ("volume.begin_grow", "simulated volumes keep the size that they are made with"),
-    ("volume.abandon", "only what lies on a node's own disk is given up; simulated volumes reach further"),
     ("volume.begin_detach", "asked only where something else holds the volume"),
     ("ip.unassign", "addresses are taken over by assigning them with the expected holder"),
 ];

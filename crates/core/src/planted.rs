@@ -112,6 +112,12 @@ bugs! {
     RollbackTrap = "rollback-trap",
     /// A switchover does not wait until the successor has everything.
     HandoverTooEarly = "handover-too-early",
+    /// A member whose disk was lost counts in an election before it has caught up.
+    CountsAtOnce = "counts-at-once",
+    /// A member is rebuilt beside its last holder, which nothing says is dead.
+    RebuiltBeside = "rebuilt-beside",
+    /// A volume that is given up can be taken elsewhere, and is still the same volume.
+    AbandonedInName = "abandoned-in-name",
     /// A request that is repeated is another request.
     KeyIgnored = "key-ignored",
     /// A wait between two attempts never grows, and is nothing.

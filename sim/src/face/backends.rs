@@ -19,7 +19,7 @@ use steadfast_core::registry::{
     DomainName, NameOutcome, RecordKind, RecordSet, Registry, RegistryCapabilities,
 };
 use steadfast_core::volume::{
-    Reach, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_abandon, cannot_grow,
+    Reach, VolumeCapabilities, VolumeProvider, VolumeSpec, VolumeStatus, cannot_grow,
 };
 use steadfast_orchestrator_process::{NodeProver, Proof};
 
@@ -219,7 +219,11 @@ impl VolumeProvider for SimVolumes {
             let profile = &state.cloud.profile.volumes;
             VolumeCapabilities {
                 exclusivity: profile.exclusivity,
-                reach: if profile.zonal { Reach::Zone } else { Reach::Cluster },
+                reach: match (profile.on_nodes, profile.zonal) {
+                    (true, _) => Reach::Node,
+                    (false, true) => Reach::Zone,
+                    (false, false) => Reach::Cluster,
+                },
                 attach_limit: profile.attach_limit,
                 grow: false,
                 snapshot: false,
@@ -241,10 +245,10 @@ impl VolumeProvider for SimVolumes {
     }
 
     async fn describe(&self, id: &VolumeId) -> Result<Option<VolumeStatus>> {
-        let own = id.clone();
+        let (own, by) = (id.clone(), self.0.machine().cloned());
         let role = VolumeRole(id);
         let ask = read("volume.describe", &role);
-        self.0.call(ask, move |cloud, _| Ok(cloud.describe_volume(&own))).await
+        self.0.call(ask, move |cloud, _| cloud.look_at_volume(&own, by.as_ref())).await
     }
 
     async fn list(&self, cluster: &ClusterName) -> Result<Vec<VolumeStatus>> {
@@ -282,7 +286,10 @@ impl VolumeProvider for SimVolumes {
     }
 
     async fn abandon(&self, id: &VolumeId) -> Result<()> {
-        Err(cannot_abandon(self, id))
+        let own = id.clone();
+        let role = VolumeRole(id);
+        let ask = write("volume.abandon", &role);
+        self.0.call(ask, move |cloud, now| cloud.abandon_volume(now, &own)).await
     }
 }
 

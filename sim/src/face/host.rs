@@ -193,7 +193,7 @@ impl NodeHost for SimHost {
         disk_answers(&self.caller, &id).await;
         let name = volume.name.clone();
         let facts = self.caller.call(ask("host.volume", &name, false), move |cloud, _| {
-            Ok(match cloud.volumes.get(&id) {
+            Ok(match cloud.volumes.get(&id).filter(|found| found.mounted) {
                 Some(found) => Ok(VolumeFacts {
                     identity: found.disk.identity.clone(),
                     empty: found.disk.history.is_none(),
@@ -272,8 +272,8 @@ impl SimHost {
             let engines = &state.cloud.profile.engines;
             let span = match &job.first {
                 Some(FirstData::Initialise) => engines.initialise_ms,
-                Some(FirstData::Join(_)) => engines.copy_ms,
-                None => engines.reconcile_ms,
+                Some(FirstData::Join(_)) if !engines.joins_empty => engines.copy_ms,
+                Some(FirstData::Join(_)) | None => engines.reconcile_ms,
             };
             state.cloud.draw(span, job.context.member.name.as_str(), now.micros())
         })
@@ -293,6 +293,7 @@ fn finish(cloud: &mut Cloud, now: Time, job: &PrepareJob, volumes: &[VolumeId]) 
         return Err(failed(job, ErrorKind::Unavailable, &Reason::BootstrapRunning, text));
     }
     let upstream = upstream.flatten();
+    let begins_empty = cloud.profile.engines.joins_empty;
     for (volume, id) in job.volumes.iter().zip(volumes) {
         let Some(found) = cloud.volumes.get(id) else {
             return Err(failed(job, ErrorKind::NotFound, &Reason::IoError, "its volume is not there"));
@@ -330,6 +331,7 @@ fn finish(cloud: &mut Cloud, now: Time, job: &PrepareJob, volumes: &[VolumeId]) 
         let mut rewound = None;
         match (&job.first, &mut disk.history, &upstream) {
             (Some(FirstData::Initialise), history, _) => *history = Some(History::default()),
+            (Some(FirstData::Join(_)), history, _) if begins_empty => *history = Some(History::default()),
             (Some(FirstData::Join(_)), history, upstream) => {
                 *history = Some(upstream.clone().unwrap_or_default());
             }

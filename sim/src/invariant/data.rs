@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use steadfast_core::ids::MemberName;
+use steadfast_core::ids::{MemberName, VolumeId};
 
 use super::Rule;
 use crate::model::Fact;
@@ -12,7 +12,8 @@ use crate::world::State;
 /// A member always runs on its own volume, with data on it that was made once.
 #[derive(Debug, Default)]
 pub(super) struct IdentityAndVolume {
-    made: BTreeSet<MemberName>,
+    made: BTreeSet<(MemberName, VolumeId)>,
+    given_up: BTreeSet<VolumeId>,
 }
 
 impl Rule for IdentityAndVolume {
@@ -21,7 +22,8 @@ impl Rule for IdentityAndVolume {
     }
 
     fn says(&self) -> &'static str {
-        "an engine starts on its own member's volume only, never on an empty one, and data is made once"
+        "an engine starts on its own member's volume only, never on an empty one or one that was given up, and data is \
+         made once, unless that was given up"
     }
 
     fn fact(&mut self, _at: Time, fact: &Fact, state: &State) -> Result<(), String> {
@@ -37,9 +39,23 @@ impl Rule for IdentityAndVolume {
                 if found.disk.history.is_none() {
                     return Err(format!("{member} starts on {volume}, which is empty"));
                 }
+                if found.given_up {
+                    return Err(format!("{member} starts on {volume}, which was given up"));
+                }
                 Ok(())
             }
-            Fact::DataMade { member, .. } if !self.made.insert(member.clone()) => {
+            Fact::GivenUp { volume, .. } => {
+                self.given_up.insert(volume.clone());
+                Ok(())
+            }
+            Fact::DataMade { member, volume } => {
+                let mut before =
+                    self.made.iter().filter(|(of, on)| of == member && !self.given_up.contains(on));
+                let again = before.next().is_some();
+                self.made.insert((member.clone(), volume.clone()));
+                if !again {
+                    return Ok(());
+                }
                 // A preparation that is repeated after a crash makes it anew, before the engine has ever run.
                 let ran =
                     state.cloud.truth.facts().iter().any(

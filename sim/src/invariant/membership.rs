@@ -1,6 +1,6 @@
 //! Who counts in a group, while members come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_core::ids::{GroupName, MemberName, ServiceName};
 use steadfast_core::model::{Group, MembershipChange};
@@ -37,6 +37,38 @@ impl Rule for Membership {
             _ => Ok(()),
         }
     }
+}
+
+/// A voter that has forgotten what it voted for votes no more.
+#[derive(Debug, Default)]
+pub(super) struct Forgotten(BTreeSet<MemberName>);
+
+impl Rule for Forgotten {
+    fn id(&self) -> &'static str {
+        "S18"
+    }
+
+    fn says(&self) -> &'static str {
+        "a voter whose data was given up does not run again before those that vote have agreed to go on without it"
+    }
+
+    fn fact(&mut self, _at: Time, fact: &Fact, state: &State) -> Result<(), String> {
+        if let Fact::GivenUp { member, .. } = fact {
+            self.0.insert(member.clone());
+        }
+        self.0.retain(|member| votes(&state.cloud, member));
+        match fact {
+            Fact::EngineUp { member, node, .. } if self.0.contains(member) => {
+                Err(format!("{member} has forgotten what it voted for, and is up on {node} with its vote"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a member has a vote among engines that elect their leader themselves.
+fn votes(cloud: &Cloud, member: &MemberName) -> bool {
+    cloud.quorums.values().any(|voters| voters.members.contains(member))
 }
 
 fn leaves(cloud: &Cloud, service: &ServiceName, last: &MemberName) -> Result<(), String> {

@@ -9,6 +9,7 @@ use steadfast_core::volume::Attachment;
 use super::Rule;
 use crate::model::Fact;
 use crate::model::truth::MemberRecorded;
+use crate::model::volumes::Volume;
 use crate::run::Scenario;
 use crate::time::Time;
 use crate::world::State;
@@ -144,8 +145,10 @@ fn prepared(before: Option<&MemberRecorded>, now: &MemberRecorded, state: &State
         && before.is_none_or(|before| before.phase != now.phase || before.epoch != now.epoch);
     let Some(holder) = now.holder.as_ref().filter(|_| newly) else { return Ok(()) };
     let mut own = state.cloud.volumes.all().filter(|volume| volume.status.spec.member.as_str() == now.id);
-    let there = |attachment: &Attachment| matches!(attachment, Attachment::Attached(node) if node == holder);
-    match own.find(|volume| !there(&volume.status.attachment)) {
+    let there = |volume: &Volume| {
+        volume.mounted && matches!(&volume.status.attachment, Attachment::Attached(node) if node == holder)
+    };
+    match own.find(|volume| !there(volume)) {
         Some(volume) => Err(format!(
             "{} is prepared on {holder}, and {} is {:?}",
             now.member, volume.status.id, volume.status.attachment

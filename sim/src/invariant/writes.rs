@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use steadfast_core::ids::{MemberName, RoleTerm, ServiceName};
+use steadfast_core::model::RolePhase;
+
 use super::Rule;
 use crate::model::engine::Doing;
 use crate::model::{Cloud, Fact};
@@ -9,15 +12,12 @@ use crate::run::{Action, Scenario, ServiceFile, client_of, first_write};
 use crate::time::Time;
 use crate::world::State;
 
-/// No write that was acknowledged is lost.
+/// The services that promise to lose no write, by the numbers of their clients.
 #[derive(Debug)]
-pub(super) struct Acknowledged {
-    /// The services that promise that, by the numbers of their clients.
-    services: BTreeMap<u64, String>,
-}
+struct Promised(BTreeMap<u64, String>);
 
-impl Acknowledged {
-    pub(super) fn new(scenario: &Scenario) -> Self {
+impl Promised {
+    fn of(scenario: &Scenario) -> Self {
         let available = |value: &serde_json::Value| value.as_str() == Some("available");
         let strict =
             scenario.services.iter().filter(|file| !file.more.get("durability").is_some_and(available));
@@ -25,7 +25,23 @@ impl Acknowledged {
             (0..scenario.clients.per_service)
                 .map(|index| (client_of(first_write(index, &file.name)), file.name.clone()))
         });
-        Acknowledged { services: services.collect() }
+        Promised(services.collect())
+    }
+
+    /// What clients of a service were told is safe.
+    fn safe<'a>(&'a self, cloud: &'a Cloud, service: &'a str) -> impl Iterator<Item = &'a u64> {
+        let of_service = move |write: &&u64| self.0.get(&client_of(**write)).is_some_and(|of| of == service);
+        cloud.truth.acknowledged.keys().filter(of_service)
+    }
+}
+
+/// No write that was acknowledged is lost.
+#[derive(Debug)]
+pub(super) struct Acknowledged(Promised);
+
+impl Acknowledged {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Acknowledged(Promised::of(scenario))
     }
 }
 
@@ -44,11 +60,9 @@ impl Rule for Acknowledged {
 
     fn end(&mut self, _at: Time, state: &State) -> Result<(), String> {
         let cloud = &state.cloud;
-        let services: BTreeSet<&String> = self.services.values().collect();
+        let services: BTreeSet<&String> = self.0.0.values().collect();
         for service in services {
-            let of_service =
-                |write: &&u64| self.services.get(&client_of(**write)).is_some_and(|of| of == service);
-            let safe: Vec<&u64> = cloud.truth.acknowledged.keys().filter(of_service).collect();
+            let safe: Vec<&u64> = self.0.safe(cloud, service).collect();
             let (kept, place) = kept(cloud, service);
             let lost: Vec<&&u64> = safe.iter().filter(|write| !kept.contains(write)).collect();
             if !lost.is_empty() {
@@ -61,6 +75,72 @@ impl Rule for Acknowledged {
             }
         }
         Ok(())
+    }
+}
+
+/// Who is chosen to lead has everything that was ever acknowledged.
+///
+/// The end does not tell: one that has forgotten what it once confirmed may be chosen, and another one after it.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    promised: Promised,
+    terms: BTreeMap<ServiceName, RoleTerm>,
+}
+
+impl Chosen {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Chosen { promised: Promised::of(scenario), terms: BTreeMap::new() }
+    }
+
+    fn has_all(&self, cloud: &Cloud, service: &str, member: &MemberName) -> Result<(), String> {
+        let has: BTreeSet<u64> = cloud
+            .volumes
+            .all()
+            .filter(|volume| volume.status.spec.member_name == *member)
+            .filter_map(|volume| volume.disk.history.as_ref())
+            .flat_map(|history| history.writes.iter().copied())
+            .collect();
+        let safe: Vec<&u64> = self.promised.safe(cloud, service).collect();
+        let lacks: Vec<&&u64> = safe.iter().filter(|write| !has.contains(write)).collect();
+        if lacks.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "{member} is to lead {service}, and lacks {} of {} acknowledged writes: {:?}",
+            lacks.len(),
+            safe.len(),
+            &lacks[..lacks.len().min(5)]
+        ))
+    }
+}
+
+impl Rule for Chosen {
+    fn id(&self) -> &'static str {
+        "S17"
+    }
+
+    fn says(&self) -> &'static str {
+        "whoever is chosen to lead, or is elected by its engines, has every write that a client was told is safe"
+    }
+
+    fn fact(&mut self, _at: Time, fact: &Fact, state: &State) -> Result<(), String> {
+        match fact {
+            Fact::LeadRecorded { service, role } if role.phase == RolePhase::Led => {
+                let Some(leader) = &role.leader else { return Ok(()) };
+                if self.terms.insert(service.clone(), role.term) == Some(role.term) {
+                    return Ok(());
+                }
+                self.has_all(&state.cloud, service.as_str(), leader)
+            }
+            Fact::Leads { member, node, leads: true, .. } => {
+                let launch = state.cloud.hosts.engine(node, member).map(|engine| &engine.launch);
+                match launch.filter(|launch| launch.quorum.is_some()) {
+                    Some(launch) => self.has_all(&state.cloud, launch.service.as_str(), member),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Engine {
     pending: Vec<(u64, usize)>,
     /// How long the log is that is on its way here.
     receiving: Option<usize>,
+    /// Whether anything has arrived since it was started.
+    filled: bool,
 }
 
 impl Engine {
@@ -83,6 +85,7 @@ impl Engine {
             confirmed: BTreeMap::new(),
             pending: Vec::new(),
             receiving: None,
+            filled: false,
         }
     }
 
@@ -178,7 +181,9 @@ impl Cloud {
                 let own = history.map_or(0, |history| history.writes.len());
                 let behind = upstream.map(|upstream| upstream.writes.len().saturating_sub(own));
                 view.lag = behind.map(|behind| behind as u64);
-                view.ready = behind.is_some_and(|behind| behind < 100);
+                // One that is given everything at once has nothing until it has all of that.
+                let filled = own > 0 || engine.filled || !self.profile.engines.joins_empty;
+                view.ready = filled && behind.is_some_and(|behind| behind < 100);
             }
         }
         view
@@ -432,7 +437,11 @@ impl Cloud {
             return;
         }
         engine.receiving = Some(length);
-        let takes = self.draw(self.profile.engines.replicate_ms, member.as_str(), length as u64);
+        let (volume, filled) = (engine.volume.clone(), engine.filled);
+        let is_first = !filled && self.history(&volume).is_some_and(|history| history.writes.is_empty());
+        let engines = &self.profile.engines;
+        let span = if engines.joins_empty && is_first { engines.copy_ms } else { engines.replicate_ms };
+        let takes = self.draw(span, member.as_str(), length as u64);
         if let Some(life) = life {
             self.agenda.push(now.plus_millis(takes), Due::Replicated(node.clone(), member.clone(), life));
         }
@@ -466,6 +475,9 @@ impl Cloud {
             });
         if !wrote {
             return;
+        }
+        if let Some(engine) = self.hosts.engine_mut(node, member) {
+            engine.filled = true;
         }
         if let Some(upstream) = self.hosts.engine_mut(&at, &of) {
             let has = upstream.confirmed.entry(member.clone()).or_default();

@@ -87,6 +87,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// Everything that it has ever written down is gone.
+    pub(super) fn forget(&mut self) {
+        self.incarnation = None;
+        self.exits.clear();
+    }
+
     /// Whether it runs, and its agent gets through.
     pub fn is_reachable(&self) -> bool {
         self.running && !self.paused && !self.cut.control && self.one_way.is_none()
@@ -177,6 +183,7 @@ impl Cloud {
         host.agent = false;
         host.known.clear();
         self.truth.note(now, Fact::NodeDown { node: node.clone() });
+        self.unmount_all(node);
         for member in members {
             self.end_guard(now, node, &member, None, "the machine is off");
         }
@@ -214,6 +221,7 @@ impl Cloud {
         }
         if !paused {
             self.vote_again(now, node);
+            self.settle_disk(now, node);
         }
     }
 
@@ -231,6 +239,7 @@ impl Cloud {
         for stray in strays {
             self.unlock_all(now, node, &stray);
         }
+        self.settle_disk(now, node);
         life
     }
 

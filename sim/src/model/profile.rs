@@ -54,6 +54,10 @@ pub struct VolumeProfile {
     pub detach_waits_for_use: bool,
     /// Whether volumes are pinned to zones.
     pub zonal: bool,
+    /// Whether each lies on the own disk of the node that it was first attached to: nobody else can attach it, and it is
+    /// lost with that disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_nodes: bool,
     /// The most volumes one node takes.
     pub attach_limit: Option<u32>,
     /// How long attaching takes.
@@ -91,6 +95,10 @@ pub struct EngineProfile {
     pub replicate_ms: Span,
     /// An election among the members themselves.
     pub elect_ms: Span,
+    /// Whether a replica starts without any data, and is given all of it by the one that it follows, as Redis does:
+    /// until then it answers, and has forgotten what it once confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joins_empty: bool,
 }
 
 impl Default for EngineProfile {
@@ -103,6 +111,7 @@ impl Default for EngineProfile {
             stop_ms: (100, 1_500),
             replicate_ms: (2, 40),
             elect_ms: (200, 2_000),
+            joins_empty: false,
         }
     }
 }
@@ -121,6 +130,7 @@ impl Profile {
                 shared_locks: true,
                 detach_waits_for_use: true,
                 zonal: false,
+                on_nodes: false,
                 attach_limit: None,
                 attach_ms: (0, 0),
                 detach_ms: (0, 0),
@@ -149,6 +159,7 @@ impl Profile {
                 shared_locks: false,
                 detach_waits_for_use: true,
                 zonal: true,
+                on_nodes: false,
                 attach_limit: Some(27),
                 attach_ms: (1_000, 9_000),
                 detach_ms: (1_000, 7_000),
@@ -187,6 +198,33 @@ impl Profile {
             prover: ProverKind::Nobody,
             lease_margin_ms: Some(2_000),
             ..Profile::shared_storage()
+        }
+    }
+
+    /// A private cloud that shares nothing but its store: volumes on the machines' own disks, leases, and engines that
+    /// are filled by those they follow. Which volumes there are is in the store, so nothing that is told lags.
+    pub fn local_disks() -> Self {
+        Profile {
+            name: "local-disks".to_owned(),
+            call_ms: (1, 30),
+            stale_ms: 0,
+            volumes: VolumeProfile {
+                exclusivity: Exclusivity::Storage,
+                fenced_by_storage: false,
+                shared_locks: false,
+                detach_waits_for_use: true,
+                zonal: false,
+                on_nodes: true,
+                attach_limit: None,
+                attach_ms: (5, 400),
+                detach_ms: (5, 400),
+            },
+            addresses_per_node: None,
+            address_ms: (0, 700),
+            name_ms: (0, 50),
+            limits: None,
+            engines: EngineProfile { joins_empty: true, ..EngineProfile::default() },
+            ..Profile::leases()
         }
     }
 }

@@ -54,6 +54,10 @@ pub enum Fact {
     VolumeMade { volume: VolumeId },
     /// A volume is gone.
     VolumeDeleted { volume: VolumeId },
+    /// A volume was given up: it is nobody's from now on.
+    GivenUp { member: MemberName, volume: VolumeId },
+    /// The own disk of a machine is gone, with everything on it.
+    DiskLost { node: NodeName },
     /// A volume is attached.
     Attached { volume: VolumeId, node: NodeName },
     /// A volume is free.

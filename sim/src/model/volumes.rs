@@ -34,6 +34,17 @@ pub struct Disk {
     pub history: Option<History>,
 }
 
+/// What there is of a volume on the disk of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnDisk {
+    /// Nothing yet: it is made when it is first attached.
+    Unmade,
+    /// It is there.
+    Made,
+    /// It was there, and the disk is gone.
+    Lost,
+}
+
 /// A volume.
 #[derive(Debug, Clone)]
 pub struct Volume {
@@ -41,6 +52,12 @@ pub struct Volume {
     pub status: VolumeStatus,
     /// What lies on it.
     pub disk: Disk,
+    /// Whether it is mounted since its machine was switched on, where it lies on that machine's own disk.
+    pub mounted: bool,
+    /// Whether it was given up: it exists for nobody any more, and what is on it stays where it is.
+    pub given_up: bool,
+    /// What there is of it on the disk of its node.
+    pub(super) on_disk: OnDisk,
     /// How often it was attached or detached.
     pub(super) moves: u64,
 }
@@ -78,14 +95,28 @@ pub fn volume_of(path: &Path) -> Option<VolumeId> {
     path.strip_prefix(ROOT).ok()?.components().next()?.as_os_str().to_str()?.parse().ok()
 }
 
+pub(super) fn is_lost(operation: &'static str, id: &VolumeId, node: &NodeName) -> Error {
+    let message = format!("VolumeCorrupt: it was made on the disk of {node}, which does not have it");
+    refuse(ErrorKind::Corrupt, operation, id, message)
+}
+
 fn refuse(kind: ErrorKind, operation: &'static str, id: &VolumeId, message: impl std::fmt::Display) -> Error {
     Error::new(kind, "simulated volumes", operation, id, message).without_effect()
 }
 
 impl VolumesModel {
-    /// A volume.
+    /// A volume, also one that was given up: what still runs on it goes on.
     pub fn get(&self, id: &VolumeId) -> Option<&Volume> {
         self.volumes.get(id)
+    }
+
+    /// Every volume, also those that were given up.
+    pub(super) fn everything(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values()
+    }
+
+    pub(super) fn get_mut(&mut self, id: &VolumeId) -> Option<&mut Volume> {
+        self.volumes.get_mut(id)
     }
 
     /// What lies on a volume.
@@ -93,9 +124,9 @@ impl VolumesModel {
         self.volumes.get_mut(id).map(|volume| &mut volume.disk)
     }
 
-    /// Every volume.
+    /// Every volume that was not given up.
     pub fn all(&self) -> impl Iterator<Item = &Volume> {
-        self.volumes.values()
+        self.volumes.values().filter(|volume| !volume.given_up)
     }
 
     /// Every lock.
@@ -142,14 +173,22 @@ impl Cloud {
             lock: None,
         };
         self.volumes.tokens.insert(token, id.clone());
-        self.volumes.volumes.insert(id.clone(), Volume { status, disk: Disk::default(), moves: 0 });
+        let volume = Volume {
+            status,
+            disk: Disk::default(),
+            mounted: true,
+            given_up: false,
+            on_disk: OnDisk::Unmade,
+            moves: 0,
+        };
+        self.volumes.volumes.insert(id.clone(), volume);
         self.truth.note(now, Fact::VolumeMade { volume: id.clone() });
         Ok(id)
     }
 
     /// What is known of a volume.
     pub fn describe_volume(&self, id: &VolumeId) -> Option<VolumeStatus> {
-        let volume = self.volumes.volumes.get(id)?;
+        let volume = self.volumes.volumes.get(id).filter(|volume| !volume.given_up)?;
         // A lock is the kernel's: a provider sees it only where there is one kernel.
         let in_use = self.profile.volumes.shared_locks && self.is_locked(id);
         Some(VolumeStatus { in_use, ..volume.status.clone() })
@@ -157,22 +196,30 @@ impl Cloud {
 
     /// Every volume of a cluster.
     pub fn list_volumes(&self, cluster: &ClusterName) -> Vec<VolumeStatus> {
-        let of_cluster = self.volumes.volumes.values().filter(|found| &found.status.spec.cluster == cluster);
+        let of_cluster = self.volumes.all().filter(|found| &found.status.spec.cluster == cluster);
         of_cluster.filter_map(|found| self.describe_volume(&found.status.id)).collect()
     }
 
     /// Begins to attach a volume.
     ///
     /// # Errors
-    /// `NotFound`, `Busy` if it is elsewhere, `Invalid` in another zone, `QuotaExceeded` on a full node.
+    /// `NotFound`, `Busy` if it is elsewhere, `Invalid` in another zone or on another node's disk, `Corrupt` if that
+    /// disk is gone, `QuotaExceeded` on a full node.
     pub fn begin_attach(&mut self, now: Time, id: &VolumeId, node: &NodeName) -> Result<()> {
-        let Some(volume) = self.volumes.volumes.get(id) else {
+        let Some(volume) = self.volumes.volumes.get(id).filter(|volume| !volume.given_up) else {
             return Err(refuse(ErrorKind::NotFound, "attach", id, "it does not exist"));
         };
         match &volume.status.attachment {
             Attachment::Free => {}
+            Attachment::Attached(holder) if holder == node && !volume.mounted => {}
             Attachment::Attaching(holder) | Attachment::Attached(holder) if holder == node => return Ok(()),
             holder => return Err(refuse(ErrorKind::Busy, "attach", id, format!("it is {holder:?}"))),
+        }
+        if let Some(own) = volume.status.node.as_ref().filter(|own| *own != node) {
+            return Err(refuse(ErrorKind::Invalid, "attach", id, format!("it is on the disk of {own}")));
+        }
+        if volume.on_disk == OnDisk::Lost {
+            return Err(is_lost("attach", id, node));
         }
         let zone = self.hosts.get(node).map(|host| host.zone.clone());
         if self.profile.volumes.zonal && volume.status.spec.zone.is_some() && volume.status.spec.zone != zone
@@ -180,11 +227,16 @@ impl Cloud {
             return Err(refuse(ErrorKind::Invalid, "attach", id, "it is in another zone"));
         }
         let there = |volume: &&Volume| volume.status.attachment.holder() == Some(node);
-        let count = self.volumes.volumes.values().filter(there).count();
+        let count = self.volumes.all().filter(there).count();
         if self.profile.volumes.attach_limit.is_some_and(|limit| count >= limit as usize) {
             return Err(refuse(ErrorKind::QuotaExceeded, "attach", id, "the node takes no more volumes"));
         }
         let span = self.profile.volumes.attach_ms;
+        if self.profile.volumes.on_nodes
+            && let Some(volume) = self.volumes.volumes.get_mut(id)
+        {
+            volume.status.node = Some(node.clone());
+        }
         self.begin_move(now, id, Attachment::Attaching(node.clone()), span);
         Ok(())
     }
@@ -194,7 +246,7 @@ impl Cloud {
     /// # Errors
     /// `NotFound`, `Stale` if it is with another node.
     pub fn begin_detach(&mut self, now: Time, id: &VolumeId, expected: &NodeName) -> Result<()> {
-        let Some(volume) = self.volumes.volumes.get(id) else {
+        let Some(volume) = self.volumes.volumes.get(id).filter(|volume| !volume.given_up) else {
             return Err(refuse(ErrorKind::NotFound, "detach", id, "it does not exist"));
         };
         match &volume.status.attachment {
@@ -246,11 +298,14 @@ impl Cloud {
 
     pub(super) fn finish_volume(&mut self, now: Time, id: &VolumeId, moves: u64) {
         let busy = self.profile.volumes.detach_waits_for_use && self.is_locked(id);
+        let carried_out = self.is_carried_out(id);
         let found = self.volumes.volumes.get_mut(id).filter(|volume| volume.moves == moves);
-        let Some(volume) = found else { return };
+        let Some(volume) = found.filter(|volume| carried_out && !volume.given_up) else { return };
         match &volume.status.attachment {
+            Attachment::Attaching(_) if volume.on_disk == OnDisk::Lost => {}
             Attachment::Attaching(node) => {
                 let node = node.clone();
+                (volume.mounted, volume.on_disk) = (true, OnDisk::Made);
                 volume.status.attachment = Attachment::Attached(node.clone());
                 volume.status.device = Some(folder_of(id));
                 self.truth.note(now, Fact::Attached { volume: id.clone(), node });
@@ -319,6 +374,6 @@ impl Cloud {
             &volume.status.attachment,
             Attachment::Attached(holder) | Attachment::Detaching(holder) if holder == node
         );
-        attached || !self.profile.volumes.fenced_by_storage
+        volume.on_disk != OnDisk::Lost && (attached || !self.profile.volumes.fenced_by_storage)
     }
 }

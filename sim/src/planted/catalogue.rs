@@ -159,6 +159,18 @@ pub fn known(bug: Planted) -> Known {
             "switchovers by script: promote, then see",
             "the old primary stops, the new one has everything, and only then it leads",
         ),
+        Planted::CountsAtOnce => known(
+            "Redis documentation, replication without persistence: who comes back empty is taken for a copy",
+            "what was confirmed before is forgotten with the disk: who has not caught up speaks for nothing",
+        ),
+        Planted::RebuiltBeside => known(
+            "Kubernetes documentation of force deletion: a StatefulSet's Pod is made anew beside itself",
+            "a person's word is about the disk, and says nothing of who still runs on it",
+        ),
+        Planted::AbandonedInName => known(
+            "Kubernetes documentation of Retain: a released volume still has its last claimant's data",
+            "what is made anew has another identity, since what was before may come back",
+        ),
         Planted::KeyIgnored => known(
             "FireCamp (W-01): the same create twice is refused or made twice",
             "a repeated request is the same request",

@@ -90,6 +90,7 @@ pub fn references() -> Vec<Scenario> {
     all.extend(operations());
     all.extend(roles());
     all.extend(processes());
+    all.extend(disks());
     all
 }
 
@@ -234,6 +235,51 @@ fn roles() -> Vec<Scenario> {
         storm("block: the primary is cut off from the store", Profile::block_storage(), 110)
             .at(30_000, cut(primary(), 60_000)),
     ]
+}
+
+fn disk(member: &str) -> Target {
+    Target::DiskOf(member.to_owned())
+}
+
+fn rebuild(member: &str) -> Action {
+    Action::Rebuild(member.to_owned())
+}
+
+fn disks() -> Vec<Scenario> {
+    let local = |name: &str, seconds| storm(name, Profile::local_disks(), seconds);
+    vec![
+        local("disks: a replica's is lost, and given up", 90)
+            .at(30_000, Action::LoseDisk(disk("orders-2")))
+            .at(35_000, rebuild("orders-2")),
+        nobody(local("disks: one of a node that lives is given up", 100))
+            .at(
+                30_000,
+                Action::CutNode(
+                    holder("orders-2"),
+                    Cut { control: true, peers: true, clients: true },
+                    50_000,
+                ),
+            )
+            .at(33_000, rebuild("orders-2")),
+        forgotten(),
+    ]
+}
+
+/// A replica has what the other one does not have yet, loses it with its disk, and is to be given it again by the
+/// primary, which ends before it has.
+fn forgotten() -> Scenario {
+    let peers = Cut { peers: true, ..Cut::default() };
+    let at = |operation: &str| at_call("agent@node-4", "member", operation, "orders-2", 0);
+    storm(
+        "disks: a replica that is rebuilt, one that lags, and a primary that hangs",
+        Profile::local_disks(),
+        170,
+    )
+    .at(45_000, Action::CutNode(holder("orders-1"), peers, 110_000))
+    .at(55_000, Action::LoseDisk(disk("orders-2")))
+    .at(60_000, rebuild("orders-2"))
+    .when(at("host.prepared"), Action::HangDisk("orders-0".to_owned(), 80_000))
+    .when(at("guards.start"), Action::CrashEngine("orders-0".to_owned()))
 }
 
 fn processes() -> Vec<Scenario> {

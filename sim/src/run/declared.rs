@@ -96,7 +96,8 @@ fn is_true(cloud: &Cloud, scenario: &Scenario, declared: &Declared, now: Time) -
             let up = cloud.hosts.engines().filter(|(.., engine)| engine.up && of_service(engine)).count();
             up < scenario.replicas_of(file) as usize
         }),
-        "PlacementNone" | "AttachLimit" => is_full(cloud, scenario),
+        "PlacementNone" | "AttachLimit" => is_full(cloud, scenario) || cloud.any_disk_away(),
+        "VolumeCorrupt" => cloud.any_disk_away(),
         "DiskFull" | "IoError" | "VolumeBusy" | "EngineUnhealthy" | "VolumeDetaching" | "VolumeAttaching" => {
             cloud.troubles.any_volume(now)
         }

@@ -44,6 +44,8 @@ pub enum Target {
     HolderOf(String),
     /// The one that runs the member of this service that takes writes.
     PrimaryOf(String),
+    /// The one on whose own disk this member's volumes lie, whatever runs there.
+    DiskOf(String),
 }
 
 /// What happens. Times are in milliseconds.
@@ -110,6 +112,11 @@ pub enum Action {
     Ask(String, String),
     /// An operator confirms that a node is dead.
     ConfirmDead(Target),
+    /// A machine is switched off and its own disk is gone for good: should it be switched on, it is as if new.
+    LoseDisk(Target),
+    /// An operator says that the disk is gone on which a member's volumes lie, for the member to be rebuilt elsewhere:
+    /// again and again if that is so, and once if it is not.
+    Rebuild(String),
 }
 
 /// Sets everything that is to happen.
@@ -140,6 +147,7 @@ fn find(cloud: &Cloud, target: &Target) -> Option<NodeName> {
             });
             leads.map(|(node, ..)| node.clone())
         }
+        Target::DiskOf(member) => cloud.disk_of(&member.parse().ok()?),
     }
 }
 
@@ -253,6 +261,17 @@ pub(super) fn act(fleet: &Arc<Fleet>, action: &Action) {
         Action::ConfirmDead(target) => {
             if let Some(node) = node(target) {
                 fleet.confirm_dead(&node);
+            }
+        }
+        Action::LoseDisk(target) => {
+            if let Some(node) = node(target) {
+                fleet.stop_node(&node);
+                world.act(|cloud, now| cloud.lose_disk(now, &node));
+            }
+        }
+        Action::Rebuild(member) => {
+            if let (Some(node), Ok(member)) = (node(&Target::DiskOf(member.clone())), member.parse()) {
+                fleet.rebuild(&member, &node);
             }
         }
     }

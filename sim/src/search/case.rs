@@ -127,6 +127,7 @@ pub fn profile(name: &str) -> Result<Profile, CaseError> {
         "block-storage" => Ok(Profile::block_storage()),
         "shared-storage" => Ok(Profile::shared_storage()),
         "leases" => Ok(Profile::leases()),
+        "local-disks" => Ok(Profile::local_disks()),
         _ => Err(CaseError::UnknownProfile(name.to_owned())),
     }
 }

@@ -8,7 +8,11 @@ use crate::model::profile::ProverKind;
 use crate::run::{Action, Scenario, ServiceFile, Target};
 
 /// The profiles, by name.
-pub const PROFILES: &[&str] = &["embedded", "block-storage", "shared-storage", "leases"];
+pub const PROFILES: &[&str] = &["embedded", "block-storage", "shared-storage", "leases", ON_DISKS];
+
+/// The profile whose volumes are on machines' own disks: no member ever leaves its node by itself, and most references
+/// are about members that move.
+const ON_DISKS: &str = "local-disks";
 
 /// A reference run.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +24,7 @@ pub struct Reference {
     /// From when on its own workflow runs, in milliseconds: before that it only sets the scene, which `create`
     /// covers.
     pub from_ms: u64,
-    /// Where it makes sense; empty: everywhere.
+    /// Where it makes sense; empty: wherever volumes are on no machine's own disk.
     pub profiles: &'static [&'static str],
     shape: fn(Scenario) -> Scenario,
 }
@@ -42,7 +46,7 @@ impl Reference {
 
     /// Whether it makes sense on a profile.
     pub fn is_for(&self, profile: &str) -> bool {
-        self.profiles.is_empty() || self.profiles.contains(&profile)
+        if self.profiles.is_empty() { profile != ON_DISKS } else { self.profiles.contains(&profile) }
     }
 }
 
@@ -86,6 +90,16 @@ fn holder(member: &str) -> Target {
 
 fn primary() -> Target {
     Target::PrimaryOf("orders".to_owned())
+}
+
+fn disk(member: &str) -> Target {
+    Target::DiskOf(member.to_owned())
+}
+
+/// The disk with a member's volumes is gone, and an operator says so a while later.
+fn rebuild(scenario: Scenario, member: &str, said_after_ms: u64) -> Scenario {
+    let lost = scenario.at(SET, Action::LoseDisk(disk(member)));
+    lost.at(SET + said_after_ms, Action::Rebuild(member.to_owned()))
 }
 
 fn node(name: &str) -> Target {
@@ -298,5 +312,49 @@ pub const ALL: &[Reference] = &[
             let turned = ask(ask(members(s, 3), SET, "scale to 5"), SET + 7_000, "scale to 2");
             storm(for_good(turned.at(SET + 8_000, Action::StopNode(primary()))), 130_000)
         },
+    ),
+    on(
+        &[ON_DISKS],
+        reference("disk-back", "the primary's node is lost, and comes back with its disk", |s| {
+            let lost = busy(s).at(SET, Action::StopNode(primary()));
+            storm(lost.at(90_000, Action::StartAllNodes), 105_000)
+        }),
+    ),
+    on(
+        &[ON_DISKS],
+        reference("disk-back-quorum", "a voter's node is lost, and comes back with its disk", |s| {
+            let lost = quorum(busy(s)).at(SET, Action::StopNode(holder("orders-1")));
+            storm(lost.at(60_000, Action::StartAllNodes), 75_000)
+        }),
+    ),
+    on(
+        &[ON_DISKS],
+        reference("rebuild", "a replica's disk is gone with its node, and it is rebuilt elsewhere", |s| {
+            storm(for_good(rebuild(busy(s), "orders-1", 5_000)), 80_000)
+        }),
+    ),
+    on(
+        &[ON_DISKS],
+        reference(
+            "rebuild-primary",
+            "the primary's disk is gone: another one is promoted, it is rebuilt, and its node comes back as if new",
+            |s| {
+                let rebuilt = rebuild(busy(s), "orders-0", 5_000);
+                storm(rebuilt.at(100_000, Action::StartAllNodes), 120_000)
+            },
+        ),
+    ),
+    on(
+        &[ON_DISKS],
+        reference(
+            "rebuild-disk-back",
+            "a replica's node is lost and its disk given up, which is whole; it comes back, and the primary's is lost",
+            |s| {
+                let lost = busy(s).at(SET, Action::StopNode(disk("orders-1")));
+                let given_up = lost.at(SET + 25_000, Action::Rebuild("orders-1".to_owned()));
+                let back = given_up.at(70_000, Action::StartAllNodes).at(75_000, Action::StopNode(primary()));
+                storm(back.at(120_000, Action::StartAllNodes), 135_000)
+            },
+        ),
     ),
 ];

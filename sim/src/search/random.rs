@@ -243,7 +243,8 @@ fn events(case: &mut Case, draw: &mut Draw) {
         let target = if draw.once_in(2) { node } else { primary };
         let cut = Cut { control: true, peers: draw.once_in(2), clients: draw.once_in(2) };
         // Under leases nothing may stand still for longer than the margin.
-        let pause_ms = if case.profile == "leases" { 1_000 } else { draw.of(&[500, 5_000, 30_000], 500) };
+        let leases = matches!(case.profile.as_str(), "leases" | "local-disks");
+        let pause_ms = if leases { 1_000 } else { draw.of(&[500, 5_000, 30_000], 500) };
         let member = format!("orders-{}", draw.below(3));
         let action = match draw.below(11) {
             0 => Action::PauseNode(target, pause_ms),
@@ -264,7 +265,27 @@ fn events(case: &mut Case, draw: &mut Draw) {
         let at_ms = u64::try_from(draw.below(span)).unwrap_or(0) * 1000 + 500;
         script.push(Scripted { at_ms, action });
     }
+    if case.profile == "local-disks" {
+        lose_a_disk(&mut script, storm_ms, draw);
+    }
     case.change.script = Some(script);
+}
+
+/// A member's disk is lost, and given up after a while, or given up though it is not lost. No guarantee is about two
+/// disks: there is one such event in a run at most.
+fn lose_a_disk(script: &mut Vec<Scripted>, storm_ms: u64, draw: &mut Draw) {
+    let is_of_disk =
+        |scripted: &Scripted| matches!(scripted.action, Action::LoseDisk(_) | Action::Rebuild(_));
+    if script.iter().any(is_of_disk) || !draw.once_in(2) {
+        return;
+    }
+    let member = format!("orders-{}", draw.below(3));
+    let disk = Target::DiskOf(member.clone());
+    let at_ms = draw.word() % storm_ms.max(1);
+    let said_ms = at_ms + draw.of(&[500, 5_000, 20_000, 40_000], 5_000);
+    let action = if draw.once_in(3) { Action::StopNode(disk) } else { Action::LoseDisk(disk) };
+    script.push(Scripted { at_ms, action });
+    script.push(Scripted { at_ms: said_ms, action: Action::Rebuild(member) });
 }
 
 /// What users may ask at any time. A second number of members would leave open which of the two is wanted at the end:

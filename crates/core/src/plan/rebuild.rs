@@ -23,7 +23,8 @@ use super::members::evidence_of_death;
 use super::roles::leads;
 use super::{Action, Bound, Facts, GroupMembers, MemberFacts, Plan, Wait, membership};
 use crate::ids::{MemberName, NodeName};
-use crate::model::{Blueprint, Desired, Leadership, Reason, Role, RolePhase, Topology};
+use crate::model::{Blueprint, Desired, Holder, Leadership, Reason, Role, RolePhase, Topology};
+use crate::planted::{self, Planted};
 use crate::volume::Reach;
 
 /// Why the data of a member is not given up.
@@ -81,7 +82,10 @@ pub fn may_rebuild<'a>(
         let remedy = format!("start it first: steadfast start {}", facts.service.name);
         return Err(NoRebuild::new(Reason::StopRequested, message, remedy));
     }
-    if let Some(holder) = record.unreleased.iter().find(|holder| evidence_of_death(facts, holder).is_none()) {
+    let may_live = |holder: &&Holder| evidence_of_death(facts, holder).is_none();
+    if let Some(holder) = record.unreleased.iter().find(may_live)
+        && !planted::is(Planted::RebuiltBeside)
+    {
         let message = format!("{holder} may still have {name} running, and another one would be beside it");
         let remedy = format!("switch it off, then: steadfast node confirm-dead {}", holder.node);
         return Err(NoRebuild::new(Reason::FenceUnproven, message, remedy));

@@ -231,7 +231,9 @@ fn elect(facts: &Facts, group: &GroupMembers<'_>, role: &RoleState, plan: &mut P
         .filter(|(ordinal, ..)| *ordinal < group.group.may_count())
         .filter_map(|(_, name, found)| {
             // One that has forgotten what it once confirmed speaks for nothing.
-            let found = found.filter(|member| !member.record.recloning)?;
+            let forgot =
+                |member: &MemberFacts| member.record.recloning && !planted::is(Planted::CountsAtOnce);
+            let found = found.filter(|member| !forgot(member))?;
             let status = found.status.as_ref()?;
             // The old primary need not say how far it is: with it, nothing is missing.
             let is_old = role.previous.as_ref() == Some(name);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast_core::control::{Control, ControlError, ControlResult, Guard};
-use steadfast_core::ids::{NodeName, Revision, ServiceName};
+use steadfast_core::ids::{MemberName, NodeName, Revision, ServiceName};
+use steadfast_core::model::Reason;
 
 use super::Fleet;
 use crate::env::{self, MachineClock};
@@ -212,6 +213,28 @@ impl Fleet {
         self.ask_until(Decides::default(), move |control, _| {
             let (node, life) = (node.clone(), life.clone());
             async move { control.confirm_dead(&node, &life).await.map(drop) }
+        });
+    }
+
+    /// Lets an operator say that the disk of a node is gone, and a member's volumes with it. Who is right asks again
+    /// until it is taken, since what it waits for may come; who is wrong takes the first answer.
+    pub fn rebuild(self: &Arc<Self>, member: &MemberName, disk: &NodeName) {
+        let Some((service, _)) = member.as_str().rsplit_once('-') else { return };
+        let (world, member, disk) = (self.world.clone(), member.clone(), disk.clone());
+        self.ask_until(Decides::new(service, None), move |control, _| {
+            let (world, member, disk) = (world.clone(), member.clone(), disk.clone());
+            async move {
+                let refused = control.rebuild(&member, &disk).await.map(drop);
+                let is_gone = world.look(|state| state.cloud.has_lost(&member, &disk));
+                match refused {
+                    Err(ControlError::Conflict { reason, .. })
+                        if reason == Reason::VoterAmnesia || !is_gone =>
+                    {
+                        Ok(())
+                    }
+                    answered => answered,
+                }
+            }
         });
     }
 }
