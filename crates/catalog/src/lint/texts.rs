@@ -207,11 +207,7 @@ fn names(definition: &Definition, format: &Format, text: &Text<'_>, report: &mut
     let replicas = format.replicas.default;
     let made = Made { replicas, durability: Durability::Strict, options: &options, learner: false };
     let known = values(definition, format, text.scope, &made);
-    let named = match text.kind {
-        Kind::Template => definition.templates().names(text.source),
-        Kind::Expression => definition.templates().names_of_expression(text.source),
-    };
-    let (known, named) = match (known, named) {
+    let (known, named) = match (known, named_in(definition, text)) {
         (Ok(known), Ok(named)) => (known, named),
         (Err(error), _) | (_, Err(error)) => {
             note(report, text, &error);
@@ -237,11 +233,15 @@ fn names(definition: &Definition, format: &Format, text: &Text<'_>, report: &mut
 
 /// Whether a text depends on whether the member learns.
 fn names_learners(definition: &Definition, text: &Text<'_>) -> bool {
-    let named = match text.kind {
+    named_in(definition, text).is_ok_and(|named| named.contains("member.learner"))
+}
+
+/// The variables that a text names.
+fn named_in(definition: &Definition, text: &Text<'_>) -> Result<BTreeSet<String>, TemplateError> {
+    match text.kind {
         Kind::Template => definition.templates().names(text.source),
         Kind::Expression => definition.templates().names_of_expression(text.source),
-    };
-    named.is_ok_and(|named| named.iter().any(|name| name == "member.learner"))
+    }
 }
 
 /// Follows a dotted name; if it leads nowhere, what there is instead.
