@@ -218,6 +218,7 @@ fn an_epoch_of_the_volume_that_the_records_do_not_know_is_raised_above_and_only_
             volumes,
             leadership: Leadership::Steadfast,
             topology: Topology::PrimaryReplicas,
+            learners: false,
             bootstrapped: true,
             role: Some(&role),
             serving_leader: None,
