@@ -199,6 +199,20 @@ async fn the_last_copy_is_not_given_up() {
     assert_eq!(record(&server, "orders-0").await, before, "nothing was touched");
 }
 
+/// Volumes are kept when their member goes; but not one that is gone, which nobody could ever take off its node.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_goes_after_its_disk_was_given_up_leaves_no_volume() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    let lost = record(&server, "orders-2").await.volumes[0].id.clone().unwrap();
+    rebuilt(&mut world, &server, "orders-2").await;
+    let deleted = server.delete(&name("orders"), Guard::default()).await.unwrap();
+    world.finish(&server, &deleted.id).await.unwrap();
+    assert!(world.volumes.all().iter().all(|volume| volume.id != lost), "{:?}", world.volumes.all());
+    assert!(record(&server, "orders-2").await.volumes.is_empty());
+    assert_eq!(record(&server, "orders-0").await.volumes.len(), 1, "what is whole is kept");
+}
+
 /// What a replica confirmed before its disk was lost it has forgotten: it may not stand for that in an election.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_was_rebuilt_and_has_not_caught_up_is_not_elected() {

@@ -41,7 +41,11 @@ impl Rule for Membership {
 
 /// A voter that has forgotten what it voted for votes no more.
 #[derive(Debug, Default)]
-pub(super) struct Forgotten(BTreeSet<MemberName>);
+pub(super) struct Forgotten {
+    /// Those that were ever up, and may have voted.
+    ran: BTreeSet<MemberName>,
+    forgot: BTreeSet<MemberName>,
+}
 
 impl Rule for Forgotten {
     fn id(&self) -> &'static str {
@@ -53,13 +57,18 @@ impl Rule for Forgotten {
     }
 
     fn fact(&mut self, _at: Time, fact: &Fact, state: &State) -> Result<(), String> {
-        if let Fact::GivenUp { member, .. } = fact {
-            self.0.insert(member.clone());
-        }
-        self.0.retain(|member| votes(&state.cloud, member));
+        self.forgot.retain(|member| votes(&state.cloud, member));
         match fact {
-            Fact::EngineUp { member, node, .. } if self.0.contains(member) => {
+            Fact::GivenUp { member, .. } if self.ran.contains(member) && votes(&state.cloud, member) => {
+                self.forgot.insert(member.clone());
+                Ok(())
+            }
+            Fact::EngineUp { member, node, .. } if self.forgot.contains(member) => {
                 Err(format!("{member} has forgotten what it voted for, and is up on {node} with its vote"))
+            }
+            Fact::EngineUp { member, .. } => {
+                self.ran.insert(member.clone());
+                Ok(())
             }
             _ => Ok(()),
         }

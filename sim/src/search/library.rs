@@ -39,9 +39,11 @@ impl Reference {
         (self.shape)(scenario)
     }
 
-    /// Whether its services may have so many members: one that leads itself takes no even number.
+    /// Whether its services may have so many members: one that leads itself takes no even number, and one whose disks
+    /// may be lost promises nothing for a single copy.
     pub fn admits(&self, replicas: u32) -> bool {
-        !self.name.ends_with("quorum") || matches!(replicas, 3 | 5 | 7)
+        let odd = !self.name.ends_with("quorum") || matches!(replicas, 3 | 5 | 7);
+        odd && (replicas > 1 || !self.is_for(ON_DISKS))
     }
 
     /// Whether it makes sense on a profile.

@@ -381,8 +381,10 @@ impl<'a> Executor<'a> {
         }
         self.backends.ips.release(address, &record.id).await?;
         let claims = snapshot.facts.revision.spec.volumes.clone();
+        // One whose disk is gone by a person's word is nothing to keep: nobody would ever take it off its node.
         let goes = |binding: &VolumeBinding| {
-            claims.iter().any(|claim| claim.name == binding.name && claim.on_delete == OnDelete::Delete)
+            let own = claims.iter().find(|claim| claim.name == binding.name);
+            binding.lost || own.is_some_and(|claim| claim.on_delete == OnDelete::Delete)
         };
         let volumes = self.volumes_of(record).await?;
         for binding in volumes.iter().filter(|binding| goes(binding)) {
