@@ -153,7 +153,7 @@ pub trait ControlApi: Debug + Send + Sync + 'static {
     /// Why a member is as it is.
     async fn why(&self, member: &MemberName) -> ControlResult<Why>;
 
-    /// Records an operator's word that the disk with a member's volumes is gone: its data is copied anew.
+    /// Records an operator's word that the disk with a member's volumes is gone: its data is had again from the others.
     async fn rebuild(&self, member: &MemberName, lost_disk: &NodeName) -> ControlResult<ServiceView>;
 
     /// How to reach a service, with its secrets.

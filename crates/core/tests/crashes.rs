@@ -190,8 +190,13 @@ impl Workflow {
         }
     }
 
-    async fn is_done(self, server: &Control) -> bool {
+    async fn is_done(self, world: &World, server: &Control) -> bool {
         let Ok(view) = server.service(&service()).await else { return false };
+        // One that was rebuilt serves before it is on record that it has caught up.
+        let store = world.store(Arc::new(world.db.clone())).unwrap();
+        if store.members(&service()).await.unwrap().iter().any(|member| member.body.recloning) {
+            return false;
+        }
         if self == Workflow::Promote {
             return view.primary.is_some_and(|primary| primary != member(0));
         }
@@ -309,7 +314,7 @@ async fn run(workflow: Workflow, victim: Victim, writes: u32) -> Option<End> {
     }
     let second = world.plain_server("server-2").unwrap();
     let begun = world.env.clock().monotonic();
-    while !workflow.is_done(&second).await {
+    while !workflow.is_done(&world, &second).await {
         world.round(&second).await.unwrap();
         assert_at_most_one_writer(&world);
         let waited = world.env.clock().monotonic().since(begun);
@@ -387,7 +392,7 @@ async fn ask_twice(workflow: Workflow, writes: u32, again: Again) -> Option<End>
         let members = second.store().members(&service()).await.unwrap();
         let done = match workflow {
             Workflow::Restart => members.iter().all(|member| member.body.generation.0 > 1),
-            _ => workflow.is_done(&second).await,
+            _ => workflow.is_done(&world, &second).await,
         };
         for operation in &operations {
             assert_eq!(operation.state == OperationState::Succeeded, done, "{operation:?}");
@@ -475,7 +480,7 @@ async fn run_until_dead(workflow: Workflow, world: &mut World, server: &Control,
         // A dying server fails its round; that is the point.
         drop(world.round(server).await);
         assert_at_most_one_writer(world);
-        if faults.fired() == 0 && workflow.is_done(server).await {
+        if faults.fired() == 0 && workflow.is_done(world, server).await {
             return;
         }
         world.env.clock().sleep(Duration::from_millis(250)).await;
@@ -522,7 +527,7 @@ async fn calm(workflow: Workflow, fault: Option<Fault>) -> End {
     restart_agents(&mut world, Arc::clone(&db), &backends);
     let server = world.server("server-1", db, backends).unwrap();
     let begun = world.env.clock().monotonic();
-    while !workflow.is_done(&server).await {
+    while !workflow.is_done(&world, &server).await {
         world.round(&server).await.unwrap();
         assert_at_most_one_writer(&world);
         assert!(world.env.clock().monotonic().since(begun) < MINUTE * 5, "{workflow:?} is stuck");

@@ -286,7 +286,7 @@ async fn a_voter_whose_disk_is_gone_learns_before_it_votes_again() {
 
     // As long as it learns it is none of those that are counted.
     let view = server.service(&name("orders")).await.unwrap();
-    assert_eq!(view.state, ServiceState::Degraded, "{view:?}");
+    assert_eq!((view.state, view.serving), (ServiceState::Degraded, 2), "{view:?}");
     let condition = |view: &ServiceView, kind| {
         let found = view.conditions.iter().find(|found| found.kind == kind).unwrap();
         (found.status, found.reason.clone(), found.message.clone())

@@ -228,7 +228,7 @@ impl Client {
         Ok(page.items)
     }
 
-    /// Records an operator's word that the disk with a member's volumes is gone: its data is copied anew.
+    /// Records an operator's word that the disk with a member's volumes is gone: its data is had again from the others.
     ///
     /// # Errors
     /// As every call.

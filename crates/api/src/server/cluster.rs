@@ -144,7 +144,7 @@ pub(crate) async fn why(
     Ok(Json(shared.parts.control.why(&path.1).await?))
 }
 
-/// Say that the disk with a member's volumes is gone for good: it gets others elsewhere, filled from its primary.
+/// Say that the disk with a member's volumes is gone for good: it gets others elsewhere, filled by the other members.
 #[utoipa::path(
     post, path = "/v1/clusters/{cluster}/members/{member}/rebuild", tag = "members", operation_id = "rebuild",
     params(

@@ -201,7 +201,7 @@ pub(super) async fn pause(global: &Global, args: &ServiceArg, pause: bool) -> Re
     Ok(Exit::Done)
 }
 
-/// Say that the disk with a member's volumes is gone for good: its data is copied anew, to another node
+/// Say that the disk with a member's volumes is gone for good: it gets its data from the others, on another node
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct RebuildArgs {
     /// The member

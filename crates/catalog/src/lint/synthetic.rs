@@ -12,13 +12,18 @@ use steadfast_core::model::{Durability, Position, Role};
 use crate::format::{Format, OptionType, Probe};
 use crate::probe::{Facts, sample_facts};
 
-/// A member of a made-up service.
-pub(super) fn member(
-    format: &Format,
-    replicas: u32,
-    durability: Durability,
-    options: &BTreeMap<String, Value>,
-) -> Result<EngineContext, InvalidId> {
+/// What a made-up service is made of.
+pub(super) struct Made<'a> {
+    pub(super) replicas: u32,
+    pub(super) durability: Durability,
+    pub(super) options: &'a BTreeMap<String, Value>,
+    /// Whether its first member learns.
+    pub(super) learner: bool,
+}
+
+/// The first member of a made-up service.
+pub(super) fn member(format: &Format, made: &Made<'_>) -> Result<EngineContext, InvalidId> {
+    let Made { replicas, durability, options, learner } = *made;
     let service = "orders".parse()?;
     let group = steadfast_core::ids::GroupName::main();
     let peers: Vec<Peer> = (0..replicas)
@@ -39,7 +44,7 @@ pub(super) fn member(
         node: "node-1".parse()?,
         zone: "zone-a".parse()?,
         epoch: Epoch(1),
-        learner: false,
+        learner,
         durability,
         options: options.clone(),
         ports: format.ports.iter().map(|port| (port.name.clone(), port.port)).collect(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use steadfast_core::model::Durability;
 
+use super::synthetic::Made;
 use super::{Report, checks, synthetic};
 use crate::connect::{ConnectContext, names as connect_names};
 use crate::context::{Context, peer};
@@ -109,14 +110,6 @@ pub(super) fn check(format: &Format, report: &mut Report<'_>) {
         }
     }
     rules(&definition, format, report);
-}
-
-/// What a made-up service is made of.
-struct Made<'a> {
-    replicas: u32,
-    durability: Durability,
-    options: &'a BTreeMap<String, Value>,
-    learner: bool,
 }
 
 /// Renders every text for a made-up member, until it has taken more than `most` steps; gives how many it took.
@@ -301,12 +294,9 @@ fn values(
     made: &Made<'_>,
 ) -> Result<Map<String, Value>, TemplateError> {
     let broken = |message: String| TemplateError { line: 1, message };
-    let Made { replicas, durability, options, learner } = *made;
-    let mut member = synthetic::member(format, replicas, durability, options)
-        .map_err(|error| broken(error.to_string()))?;
-    member.learner = learner;
+    let member = synthetic::member(format, made).map_err(|error| broken(error.to_string()))?;
     if scope == Scope::Rule {
-        return Ok(Map::from_iter([("replicas".to_owned(), json!(replicas))]));
+        return Ok(Map::from_iter([("replicas".to_owned(), json!(made.replicas))]));
     }
     if scope == Scope::Client {
         let context = ConnectContext {
@@ -314,7 +304,7 @@ fn values(
             host: "orders.demo.steadfast.internal".to_owned(),
             primary: "primary.orders.demo.steadfast.internal".to_owned(),
             members: member.peers.clone(),
-            options: options.clone(),
+            options: made.options.clone(),
             secrets: member.secrets.clone(),
         };
         return Ok(connect_names(definition, &context));

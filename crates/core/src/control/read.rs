@@ -158,6 +158,7 @@ impl Control {
             .collect();
         let role = facts.groups().find_map(|group| group.role.cloned());
         let primary = members.iter().find(|member| member.role == Role::Primary && member.ready);
+        let serving = members.iter().filter(|member| member.ready && member.role != Role::Learner).count();
         let blueprint = &facts.revision.blueprint;
         ServiceView {
             name: service.name.clone(),
@@ -167,7 +168,7 @@ impl Control {
             desired: service.desired,
             state: verdict.state,
             replicas: service.groups.values().map(|group| group.replicas).sum(),
-            serving: u32::try_from(members.iter().filter(|member| member.ready).count()).unwrap_or(u32::MAX),
+            serving: u32::try_from(serving).unwrap_or(u32::MAX),
             primary: primary.map(|member| member.name.clone()),
             role_term: role.map(|role| role.term),
             names: facts.names_of_interest().into_iter().map(|(name, _)| name.to_string()).collect(),

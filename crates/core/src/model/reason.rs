@@ -88,7 +88,7 @@ reasons! {
     Returned,
     /// A member's history was rewound to its primary's.
     Rewound,
-    /// A member's data was copied anew from its primary.
+    /// A member's data was copied anew from its primary, or had from the other voters.
     Recloned,
     /// Something was not as recorded, and was repaired.
     DriftRepaired,
