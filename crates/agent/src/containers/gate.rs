@@ -67,6 +67,15 @@ impl Gate {
         Ok(())
     }
 
+    /// Has nobody have the member until it is offered: its data is about to be prepared, which holds the lock that an engine
+    /// would. One that runs keeps it.
+    pub(crate) fn close(&self, member: &MemberName) -> io::Result<()> {
+        if self.runs(member)? {
+            return Ok(());
+        }
+        self.with(member, |door, note| remove_if_there(note).map(|()| *door = Door::default()))
+    }
+
     /// Ends the offer. Who has taken it keeps the member.
     pub(super) fn withdraw(&self, member: &MemberName) {
         self.with(member, |door, _| door.offer = None);

@@ -42,20 +42,25 @@ enum Happens {
     Withdraw,
     Mount(&'static str),
     Unmount(&'static str),
-    /// The guard comes up, or ends.
-    Guard(bool),
+    /// The guard comes up.
+    Guard,
+    /// Its data is prepared for the next guard, under the same lock.
+    Prepare,
+    /// Whichever it was ends.
+    End,
     AnotherAgent,
 }
 
-const ALL: [Happens; 9] = [
+const ALL: [Happens; 10] = [
     Happens::Offer,
     Happens::Withdraw,
     Happens::Mount("a"),
     Happens::Mount("b"),
     Happens::Unmount("a"),
     Happens::Unmount("b"),
-    Happens::Guard(true),
-    Happens::Guard(false),
+    Happens::Guard,
+    Happens::Prepare,
+    Happens::End,
     Happens::AnotherAgent,
 ];
 
@@ -64,6 +69,7 @@ struct Node {
     spec: GuardSpec,
     gate: Gate,
     guard: Option<Lock>,
+    preparation: Option<Lock>,
     /// The callers that were given the member and have not given it back, since the last offer.
     have: BTreeSet<&'static str>,
 }
@@ -73,7 +79,7 @@ impl Node {
         let member = &self.spec.member;
         match what {
             // An agent offers only what nothing is left of.
-            Happens::Offer if self.guard.is_none() => {
+            Happens::Offer if self.guard.is_none() && self.preparation.is_none() => {
                 self.gate.offer(&self.spec).unwrap();
                 self.have.clear();
             }
@@ -81,6 +87,7 @@ impl Node {
             Happens::Withdraw => self.gate.withdraw(member),
             Happens::Mount(id) => {
                 if self.gate.take(member, id).unwrap() == Taking::Taken {
+                    assert!(self.preparation.is_none(), "it is given to {id} while it is prepared");
                     self.have.insert(id);
                 }
             }
@@ -88,10 +95,21 @@ impl Node {
                 self.gate.give_back(member, id).unwrap();
                 self.have.remove(id);
             }
-            Happens::Guard(true) => self.guard = Lock::try_exclusive(&self.spec.guard_lock).unwrap(),
-            Happens::Guard(false) => self.guard = None,
+            Happens::Guard => self.guard = self.guard.take().or_else(|| self.lock()),
+            // An agent prepares only what nothing is left of.
+            Happens::Prepare if self.guard.is_none() && self.preparation.is_none() => {
+                self.gate.close(member).unwrap();
+                self.have.clear();
+                self.preparation = self.lock();
+            }
+            Happens::Prepare => {}
+            Happens::End => (self.guard, self.preparation) = (None, None),
             Happens::AnotherAgent => self.gate = Gate::new(self.dir.clone()),
         }
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        Lock::try_exclusive(&self.spec.guard_lock).unwrap()
     }
 }
 
@@ -104,15 +122,21 @@ fn two_containers_never_have_one_member_in_whatever_order_they_are_asked_for() {
         let happened: Vec<Happens> =
             (0..STEPS).map(|step| ALL[order / ALL.len().pow(step) % ALL.len()]).collect();
         let spec = make_ready(&dir, "orders-0", None);
-        let mut node =
-            Node { gate: Gate::new(dir.clone()), dir: dir.clone(), spec, guard: None, have: BTreeSet::new() };
+        let mut node = Node {
+            gate: Gate::new(dir.clone()),
+            dir: dir.clone(),
+            spec,
+            guard: None,
+            preparation: None,
+            have: BTreeSet::new(),
+        };
         // Before it, one container has it; so that the orders begin with what is most likely to go wrong.
         for what in [Happens::Offer, Happens::Mount("a")].into_iter().chain(happened.iter().copied()) {
             node.happens(what);
             assert!(node.have.len() <= 1, "{:?} have it after {happened:?}", node.have);
         }
         // However it came to this, the next container gets it when nothing is left.
-        for what in [Happens::Guard(false), Happens::Offer, Happens::Mount("c")] {
+        for what in [Happens::End, Happens::Offer, Happens::Mount("c")] {
             node.happens(what);
         }
         assert_eq!(node.have, BTreeSet::from(["c"]), "after {happened:?}");
@@ -156,6 +180,37 @@ fn an_offer_that_a_container_took_at_the_last_moment_is_not_withdrawn_for_its_ag
     gate.give_back(&spec.member, "a").unwrap();
     assert!(gate.withdraw_untaken(&spec.member));
     assert_eq!(gate.take(&spec.member, "b").unwrap(), Taking::NotOffered);
+}
+
+/// Docker starts the same container again, which asks as whoever had the member: it was given it while the lock was the
+/// preparation's, before there was anything to start with, and was then forgotten by the offer.
+#[test]
+fn a_container_that_comes_back_while_its_data_is_prepared_waits_for_the_offer() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = NodeDir::new(folder.path()).with_containers(folder.path());
+    let spec = make_ready(&dir, "orders-0", None);
+    let (gate, member) = (Gate::new(dir.clone()), &spec.member);
+    let run = || Lock::try_exclusive(&spec.guard_lock).unwrap().unwrap();
+    gate.offer(&spec).unwrap();
+    assert_eq!(gate.take(member, "a").unwrap(), Taking::Taken);
+    let guard = run();
+    gate.withdraw(member);
+    // What runs is never closed: it has its container.
+    gate.close(member).unwrap();
+    assert_eq!(gate.take(member, "a").unwrap(), Taking::Taken);
+
+    drop(guard);
+    gate.close(member).unwrap();
+    let preparation = run();
+    // Nor does the next agent take it for that container's.
+    for gate in [&gate, &Gate::new(dir)] {
+        assert_eq!(gate.take(member, "a").unwrap(), Taking::Prepares);
+    }
+    drop(preparation);
+    gate.offer(&spec).unwrap();
+    assert_eq!(gate.take(member, "a").unwrap(), Taking::Taken);
+    let _guard = run();
+    assert!(gate.is_mounted(member).unwrap());
 }
 
 #[test]

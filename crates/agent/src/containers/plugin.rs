@@ -73,6 +73,7 @@ impl VolumePlugin {
     }
 
     async fn call(&self, call: &str, asked: &Asked) -> Result<Value, Refusal> {
+        tracing::debug!(call, volume = asked.name, caller = asked.id, "asked");
         match call {
             "Plugin.Activate" => Ok(json!({ "Implements": ["VolumeDriver"] })),
             // A volume is the same one on every machine.

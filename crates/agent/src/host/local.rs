@@ -18,7 +18,7 @@ use tokio::process::Command;
 
 use super::apart::Apart;
 use super::{MountedVolume, NodeHost, Outcome, PrepareJob, Starter, VolumeFacts};
-use crate::containers::MemberMounts;
+use crate::containers::{Gate, MemberMounts};
 use crate::disk;
 use crate::guard::signed;
 use crate::prepare::{self, Answer};
@@ -40,19 +40,21 @@ pub struct LocalHost {
     preparer: Preparer,
     apart: Apart,
     mounts: Option<MemberMounts>,
+    gate: Option<Arc<Gate>>,
     starter: Option<Arc<Starter>>,
 }
 
 impl LocalHost {
     /// The node this process runs on.
     pub fn new(env: Environment, preparer: Preparer) -> Self {
-        LocalHost { env, preparer, apart: Apart::default(), mounts: None, starter: None }
+        LocalHost { env, preparer, apart: Apart::default(), mounts: None, gate: None, starter: None }
     }
 
-    /// Mounts volumes where the containers of their members find them.
+    /// Engines run in containers: volumes are mounted where these find them, and no container has a member at `gate` while
+    /// its data is prepared.
     #[must_use]
-    pub fn with_mounts(self, mounts: MemberMounts) -> Self {
-        LocalHost { mounts: Some(mounts), ..self }
+    pub fn with_containers(self, mounts: MemberMounts, gate: Arc<Gate>) -> Self {
+        LocalHost { mounts: Some(mounts), gate: Some(gate), ..self }
     }
 
     /// Engines are started here by somebody else.
@@ -103,6 +105,12 @@ impl NodeHost for LocalHost {
     }
 
     async fn prepare(&self, job: &PrepareJob) -> Result<Outcome> {
+        if let Some(gate) = &self.gate {
+            let member = &job.context.member.name;
+            gate.close(member).map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "agent", "prepare", member, error).without_effect()
+            })?;
+        }
         match &self.preparer {
             Preparer::InProcess(source) => prepare::perform(&self.env, source.as_ref(), job, false).await,
             Preparer::Program(program, arguments) => {

@@ -52,7 +52,7 @@ impl Containers {
     }
 
     pub(super) fn host(&self, host: LocalHost) -> LocalHost {
-        host.with_mounts(self.mounts.clone())
+        host.with_containers(self.mounts.clone(), Arc::clone(&self.gate))
     }
 
     pub(super) fn guards(&self, environment: &Environment) -> ContainerGuards {
