@@ -102,7 +102,7 @@ pub trait Principals: Debug + Send + Sync + 'static {
     /// The owner of the token with this digest.
     ///
     /// # Behavior
-    /// - Takes the same time whether and where the digest is found.
+    /// - How long it takes does not tell where among the known ones a digest is, nor how much of a wrong one is right.
     fn find(&self, digest: &TokenDigest) -> Option<Principal>;
 }
 

@@ -37,6 +37,7 @@ use steadfast_lock::Lock;
 use self::clients::StoredClients;
 use self::logs::KeptLogs;
 pub(crate) use self::store::{CreateStore, create as create_store};
+use self::tokens::TokenFiles;
 use super::addresses::Addresses;
 use super::wiring::Wiring;
 use super::{Signals, logging, tasks};
@@ -100,7 +101,7 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
     let acceptor = listen::tls(options.tls_cert.as_deref(), options.tls_key.as_deref())?;
     let listener = options.listen.bind(acceptor).await?;
     let (environment, mut panics) = tasks::environment()?;
-    let principals = Arc::new(tokens::table(&data, options.tokens.as_deref())?);
+    let principals = Arc::new(TokenFiles::new(&data, options.tokens.as_deref(), &environment)?);
 
     let url = options.advertise.clone().unwrap_or_else(|| listener.url().to_owned());
     let stake = || ownership::Stake::new(&data, &config, &options.id, &url, authorities, environment.clone());
@@ -117,7 +118,7 @@ pub(crate) async fn serve(global: &Global, options: ServeOptions) -> Result<Exit
         Some(names) => look_at(&names.open(&config.zone, &environment)?, &config).await?,
     }
     addresses::repair_as_owner(&environment, db.clone(), server.addresses.clone());
-    tokens::follow(&data, options.tokens.as_deref(), &principals, &environment);
+    Arc::clone(&principals).follow();
 
     let parts = server.parts(&config, &db, principals, readiness);
     let router = steadfast_api::server::router(parts);
@@ -229,7 +230,7 @@ impl Server {
         &self,
         config: &ClusterConfig,
         db: &SwitchDb,
-        principals: Arc<steadfast_api::auth::TokenTable>,
+        principals: Arc<TokenFiles>,
         readiness: ready::Readiness,
     ) -> Parts {
         let (owner, metrics) = (db.clone(), Arc::clone(&self.metrics));
