@@ -13,6 +13,7 @@ mod observe;
 mod orphans;
 mod queue;
 pub mod shards;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub use history::KEPT as OPERATIONS_KEPT;
 pub use nodes::{NodeTable, SeenNode, Whereabouts};
 pub use observe::{Observer, Sight, Snapshot};
 pub use orphans::GRACE as ORPHAN_GRACE;
-pub use queue::Queue;
+pub use queue::{Failures, Queue};
 
 use crate::backends::Backends;
 use crate::error::Result;
@@ -39,6 +40,7 @@ use crate::runtime::Environment;
 use crate::store::Store;
 use orphans::Orphans;
 use shards::Shards;
+use trouble::Failure;
 
 /// How often the controller looks, and how much it does at once.
 #[derive(Debug, Clone, Copy)]
@@ -311,16 +313,20 @@ impl Controller {
     }
 
     async fn work(&self, service: &ServiceName) {
-        match self.reconcile(service).await {
-            Ok(()) => {}
-            Err(error) => {
+        match self.pass(service).await {
+            Ok(()) => {
+                self.queue.succeeded(service);
+                self.queue.over(service);
+            }
+            Err(failure) => {
+                let error = &failure.error;
                 tracing::warn!(%service, error = %error.chain(), "a pass failed; it is repeated");
-                let attempt = self.queue.failed(service);
-                self.requeue(service, Some(queue::delay(&error, attempt)));
-                return;
+                let failures = self.queue.failed(service, self.env.clock().monotonic());
+                self.note_failure(service, &failure, failures).await;
+                self.queue.over(service);
+                self.requeue(service, Some(queue::delay(error, failures.count)));
             }
         }
-        self.queue.succeeded(service);
     }
 
     /// Passes over one service until nothing more can be done now. Does nothing for another server's share.
@@ -331,6 +337,10 @@ impl Controller {
     /// # Errors
     /// What a backend says: nothing is lost, the next pass plans anew.
     pub async fn reconcile(&self, service: &ServiceName) -> Result<()> {
+        self.pass(service).await.map_err(|failure| failure.error)
+    }
+
+    async fn pass(&self, service: &ServiceName) -> Result<(), Failure> {
         let executor = Executor::new(&self.env, &self.store, &self.backends, self.shards.server());
         let mut previous: Vec<Action> = Vec::new();
         let mut carried: Option<Snapshot> = None;
@@ -352,10 +362,11 @@ impl Controller {
             let idle = changes(&planned.actions).next().is_none();
             if !idle && changes(&planned.actions).eq(changes(&previous)) {
                 // The same again: what it waits for has not come yet, or somebody else is at it.
+                executor.end_trouble(&mut snapshot).await?;
                 self.requeue(service, Some(Duration::from_millis(500)));
                 return Ok(());
             }
-            let mut stale = false;
+            let (mut stale, mut failed) = (false, None);
             for action in &planned.actions {
                 if !permit.is_valid() {
                     return Ok(());
@@ -368,12 +379,23 @@ impl Controller {
                 if matches!(action, Action::Apply(_)) {
                     self.shards.note_answer(&executed);
                 }
-                if executed? == Progress::Stale {
-                    stale = true;
-                    break;
+                match executed.map_err(|error| Failure::of(action, error)) {
+                    Ok(Progress::Done) => {}
+                    Ok(Progress::Stale) => {
+                        stale = true;
+                        break;
+                    }
+                    Err(failure) if matches!(action, Action::Provision { .. }) => {
+                        failed.get_or_insert(failure);
+                    }
+                    Err(failure) => return Err(failure),
                 }
             }
+            if let Some(failure) = failed {
+                return Err(failure);
+            }
             if idle {
+                executor.end_trouble(&mut snapshot).await?;
                 self.requeue(service, recheck);
                 return Ok(());
             }

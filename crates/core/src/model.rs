@@ -22,7 +22,7 @@ pub use reason::Reason;
 pub use secret::SealedSecret;
 pub use service::{
     Blueprint, Desired, Group, Leadership, MembershipChange, RolePhase, RoleState, RollingOrder, Service,
-    ServiceState, SpecRevision, StoredPort, Topology, volume_sizes,
+    ServiceState, SpecRevision, StoredPort, Topology, Trouble, volume_sizes,
 };
 pub use spec::{
     ByteSize, Durability, FailoverMode, FailoverSpec, FencingSpec, GroupSpec, MOST_REPLICAS, OnDelete,

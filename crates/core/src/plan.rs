@@ -53,7 +53,8 @@ impl Wait {
 /// What to do next for a service.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
-    /// To be taken in this order. An action that fails ends the pass; the next one plans anew.
+    /// To be taken in this order. An action that fails ends the pass; the next one plans anew. Only a member that cannot be
+    /// provisioned holds up no other.
     pub actions: Vec<Action>,
     /// What is waited for.
     pub waits: Vec<Wait>,
@@ -64,6 +65,10 @@ pub struct Plan {
 /// The plan for one service.
 pub fn plan(facts: &Facts) -> Plan {
     let mut plan = Plan::default();
+    // First: what is waited for beside it may be waiting for just that.
+    if let Some(trouble) = &facts.service.trouble {
+        plan.waits.push(Wait::new(trouble.reason.clone(), trouble.message.clone()));
+    }
     match facts.service.desired {
         Desired::Running => {
             members::provision(facts, &mut plan);

@@ -123,7 +123,7 @@ async fn a_volume_that_was_made_and_never_recorded_is_deleted_with_its_service_o
         let plain = world.backends().unwrap();
         let backends = Backends { volumes: faults.around(plain.volumes.clone()), ..plain };
         let doomed = world.server("server-1", Arc::new(world.db.clone()), backends).unwrap();
-        let mut file = service_file("orders", 3);
+        let mut file = service_file("orders", 1);
         file["volumes"] = json!([{"name": "data", "on_delete": on_delete}]);
         doomed.apply(file, Guard::default()).await.unwrap();
         for _ in 0..3 {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kit::{MINUTE, member, name, placed};
+use kit::{MINUTE, name, placed};
 use steadfast_core::control::{Control, Guard};
 use steadfast_core::error::ErrorKind;
 use steadfast_core::layer::Call;
@@ -138,9 +138,9 @@ async fn an_orchestrator_that_refuses_for_the_rate_is_asked_less_often() {
     world.env.tasks().request_stop();
 }
 
-/// What is made for members to come holds up no promotion either.
+/// What is made for members to come holds up nobody who is there.
 #[tokio::test(start_paused = true)]
-async fn another_member_is_promoted_while_volumes_cannot_be_made() {
+async fn a_primary_is_moved_while_the_volumes_of_others_cannot_be_made() {
     let (mut world, server, faults, _) = away().await;
     create(&mut world, &server, 3).await;
     let old = server.service(&name("orders")).await.unwrap().primary.unwrap();
@@ -150,11 +150,17 @@ async fn another_member_is_promoted_while_volumes_cannot_be_made() {
         round(&mut world, &server).await;
     }
     assert!(faults.fired() > 0, "a volume is to be made");
-    world.kill(&placed(&world, old.as_str()).await);
+    let dead = placed(&world, old.as_str()).await;
+    world.kill(&dead);
     for _ in 0..40 {
         round(&mut world, &server).await;
     }
     let after = server.service(&name("orders")).await.unwrap();
-    assert!(after.primary.as_ref().is_some_and(|new| *new != old), "{after:?}");
-    assert_ne!(Some(&member(old.as_str())), after.primary.as_ref());
+    assert_ne!(placed(&world, old.as_str()).await, dead);
+    assert_eq!(after.serving, 3, "{after:?}");
+    let primary = after.members.iter().find(|member| Some(&member.name) == after.primary.as_ref());
+    assert!(
+        primary.is_some_and(|primary| primary.ready && primary.node.as_ref() != Some(&dead)),
+        "{after:?}"
+    );
 }

@@ -195,6 +195,7 @@ impl Control {
             deleted: false,
             created_at: now,
             conditions: Vec::new(),
+            trouble: None,
             events,
             extra: serde_json::Map::new(),
         })

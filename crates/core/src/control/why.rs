@@ -27,12 +27,17 @@ impl Control {
             next_action =
                 Some("let the store take writes again; what waits for it goes on by itself".to_owned());
         }
+        let trouble = facts.service.trouble.as_ref().map(|trouble| &trouble.message);
+        for wait in waits.iter().filter(|wait| Some(&wait.message) == trouble) {
+            lines.push(WhyLine { reason: Some(wait.reason.clone()), text: wait.message.clone() });
+        }
         let blocked = member.status.as_ref().and_then(|status| status.blocked.clone());
         if let Some((reason, message)) = &blocked {
             lines.push(WhyLine { reason: Some(reason.clone()), text: message.clone() });
             next_action = next_action.or_else(|| Some(remedy(reason, message, name)));
         }
-        for wait in waits.iter().filter(|wait| wait.message.contains(name.as_str()) || blocked.is_none()) {
+        let others = waits.iter().filter(|wait| Some(&wait.message) != trouble);
+        for wait in others.filter(|wait| wait.message.contains(name.as_str()) || blocked.is_none()) {
             lines.push(WhyLine { reason: Some(wait.reason.clone()), text: wait.message.clone() });
             next_action = next_action.or_else(|| wait.next_action.clone());
         }

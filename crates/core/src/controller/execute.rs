@@ -514,7 +514,7 @@ impl<'a> Executor<'a> {
         Ok(remember(snapshot, outcome, record))
     }
 
-    async fn change_service(
+    pub(super) async fn change_service(
         &self,
         snapshot: &mut Snapshot,
         change: impl FnOnce(&mut Service, crate::runtime::Timestamp),

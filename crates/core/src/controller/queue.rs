@@ -47,7 +47,16 @@ struct State {
     again: BTreeSet<ServiceName>,
     /// When each is looked at again without a hint.
     scheduled: BTreeMap<ServiceName, Moment>,
-    failures: BTreeMap<ServiceName, u32>,
+    failures: BTreeMap<ServiceName, Failures>,
+}
+
+/// Passes over a service that failed in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failures {
+    /// How many, from 1.
+    pub count: u32,
+    /// When the first of them did.
+    pub since: Moment,
 }
 
 impl Queue {
@@ -73,8 +82,8 @@ impl Queue {
         }
     }
 
-    /// The next service to look at. The caller says with [`succeeded`](Self::succeeded) or
-    /// [`failed`](Self::failed) that the pass is over.
+    /// The next service to look at. The caller says how the pass was with [`succeeded`](Self::succeeded) or
+    /// [`failed`](Self::failed), and then that it is [`over`](Self::over).
     pub async fn next(&self) -> ServiceName {
         loop {
             let woken = self.woken.notified();
@@ -85,22 +94,17 @@ impl Queue {
         }
     }
 
-    /// The pass is over.
+    /// The pass did what there was to do.
     pub fn succeeded(&self, service: &ServiceName) {
         self.lock().failures.remove(service);
-        self.finish(service);
     }
 
-    /// The pass is over and failed: how often in a row, from 1.
-    pub fn failed(&self, service: &ServiceName) -> u32 {
-        let attempt = {
-            let mut state = self.lock();
-            let count = state.failures.entry(service.clone()).or_default();
-            *count += 1;
-            *count
-        };
-        self.finish(service);
-        attempt
+    /// The pass has failed just now.
+    pub fn failed(&self, service: &ServiceName, now: Moment) -> Failures {
+        let mut state = self.lock();
+        let failures = state.failures.entry(service.clone()).or_insert(Failures { count: 0, since: now });
+        failures.count += 1;
+        *failures
     }
 
     /// Notes that a later look is due then; `false` if one is due sooner, which takes its place.
@@ -135,7 +139,8 @@ impl Queue {
         Some(service)
     }
 
-    fn finish(&self, service: &ServiceName) {
+    /// The pass is over: the next one may begin.
+    pub fn over(&self, service: &ServiceName) {
         let again = {
             let mut state = self.lock();
             state.running.remove(service);

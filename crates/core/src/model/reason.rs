@@ -134,6 +134,8 @@ reasons! {
     StoreUnavailable,
     /// The orchestrator does not answer.
     OrchestratorUnavailable,
+    /// A backend of volumes, addresses or names does not do what it is asked.
+    BackendUnavailable,
     /// A backend refuses for its rate.
     Throttled,
     /// Too many nodes are unknown: nothing unplanned is moved.

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Condition, EventRing, ServiceSpec};
+use super::{Condition, EventRing, Reason, ServiceSpec};
 use crate::ids::{
     BlueprintName, GroupName, MemberName, MembershipTerm, OperationId, Ordinal, Revision, RoleTerm,
     ServiceId, ServiceName, VolumeName,
@@ -289,6 +289,19 @@ pub struct RoleState {
     pub since: Timestamp,
 }
 
+/// What a backend answers to what a service needs, each time that it is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Why, as a code.
+    pub reason: Reason,
+    /// Who failed at what, and why, in words.
+    pub message: String,
+    /// Since when it is for that reason.
+    pub since: Timestamp,
+    /// When this was recorded.
+    pub at: Timestamp,
+}
+
 /// A service (`services/NAME`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Service {
@@ -323,6 +336,9 @@ pub struct Service {
     /// What held of it when that last changed: `since` is true, `observed_at` and the message may be old.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// What its servers fail at again and again; none: what is to be done is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     /// What happened to it.
     pub events: EventRing,
     /// Fields of a newer version, kept as they are.

@@ -2,7 +2,8 @@
 
 use super::{Executor, Progress};
 use crate::controller::Snapshot;
-use crate::error::{Error, ErrorKind, Result};
+use crate::controller::trouble::reason_of;
+use crate::error::Result;
 use crate::ids::{MemberName, VolumeId, VolumeName};
 use crate::model::{ByteSize, Reason};
 use crate::workflow::claim::push_event;
@@ -33,7 +34,7 @@ impl Executor<'_> {
         if has.is_none_or(|has| has < size_bytes) {
             match self.backends.volumes.begin_grow(&id, size_bytes).await {
                 Ok(()) => has = self.size_of(&id).await?,
-                Err(error) => failed = Some(told_of(&error)),
+                Err(error) => failed = Some(reason_of(&error, Reason::VolumeGrowing)),
             }
         }
         self.change_member(snapshot, name, |record, now| {
@@ -52,21 +53,4 @@ impl Executor<'_> {
         })
         .await
     }
-}
-
-/// Why a volume could not be made larger.
-fn told_of(error: &Error) -> (Reason, String) {
-    if let Some((reason, text)) = Reason::of_message(error.message()) {
-        return (reason, text.to_owned());
-    }
-    let reason = match error.kind() {
-        ErrorKind::Unsupported => Reason::CapabilityMissing,
-        ErrorKind::Denied => Reason::PermissionDenied,
-        ErrorKind::QuotaExceeded => Reason::QuotaReached,
-        ErrorKind::Throttled => Reason::Throttled,
-        ErrorKind::Busy => Reason::VolumeBusy,
-        ErrorKind::Corrupt => Reason::VolumeCorrupt,
-        _ => Reason::VolumeGrowing,
-    };
-    (reason, error.message().to_owned())
 }
