@@ -121,6 +121,11 @@ fn read_spec(path: &Path) -> io::Result<GuardSpec> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
+/// The network namespace that this process is in, as the kernel names it.
+pub(crate) fn own_network() -> io::Result<String> {
+    fs::read_link("/proc/self/ns/net").map(|name| name.to_string_lossy().into_owned())
+}
+
 /// The file that says that no guard may begin with this spec any more.
 pub(crate) fn withdrawn(spec_path: &Path) -> PathBuf {
     spec_path.with_file_name("withdrawn")

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Bench, number_in, runs, signal};
 use nix::sys::signal::Signal;
-use steadfast_agent::guard::{Ending, GuardStage, GuardedVolume};
+use steadfast_agent::guard::{Ending, GuardSpec, GuardStage, GuardedVolume};
 use steadfast_agent::guards::{GuardProgram, GuardState, Guards};
 use steadfast_core::ids::Epoch;
 use steadfast_core::model::Reason;
@@ -207,6 +207,23 @@ async fn a_volume_in_use_is_waited_for_and_its_holders_are_named() {
         other => panic!("{other:?}"),
     }
     drop(lock);
+    bench.running().await;
+}
+
+/// A container in an overlay of Docker, for example.
+#[tokio::test]
+async fn an_engine_is_not_started_in_another_network_than_that_of_its_address() {
+    let bench = Bench::new();
+    let own = fs::read_link("/proc/self/ns/net").unwrap().to_str().unwrap().to_owned();
+    let argv = ["/bin/sleep", "600"];
+    bench.start(&GuardSpec { network: Some("net:[1]".to_owned()), ..bench.spec(1, &argv) }).await;
+    match bench.ended().await.ending {
+        Ending::NotStarted { reason: Reason::ConfigInvalid, message } => {
+            assert!(message.contains("--network host"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.start(&GuardSpec { network: Some(own), ..bench.spec(1, &argv) }).await;
     bench.running().await;
 }
 

@@ -22,8 +22,8 @@ use std::time::Instant;
 
 use Act::{
     Asks, BothAsk, Copies, Docker, DockerIsRefused, Ends, KillAgent, KillContainer, KillDocker, Mounted,
-    Removes, RunIsRefused, Runs, Serves, StartAgent, StartDocker, StartIsRefused, Starts, Stops, Told,
-    Unable, Wants,
+    Removes, RunIsRefused, Runs, RunsApart, Serves, StartAgent, StartDocker, StartIsRefused, Starts, Stops,
+    Told, Unable, Wants, Why,
 };
 use common::cluster::has_redis;
 use common::{err, expect, out};
@@ -48,6 +48,10 @@ enum Act {
     RunIsRefused(&'static str, &'static str),
     /// A container is made whose program is not there: it has its volume, and does not start.
     Unable(&'static str),
+    /// A container is made that has a network of its own.
+    RunsApart(&'static str),
+    /// `steadfast why` says so of the member.
+    Why(&'static str),
     /// A container that has ended is started again.
     Starts(&'static str),
     /// Docker says why it does not start it again.
@@ -134,6 +138,10 @@ const ROWS: &[(&str, &[Act])] = &[
             Serves,
             StartIsRefused("second", ANOTHERS),
         ],
+    ),
+    (
+        "a container in a network of its own, where the member's address is not",
+        &[RunsApart("first"), Why("--network host"), Removes("first"), Runs("second"), Serves],
     ),
     ("a container that has its volume and cannot start", &[Unable("first"), Runs("second"), Serves]),
     (
@@ -259,6 +267,17 @@ impl Row<'_> {
                 self.made.push(name);
                 let output = self.lab.machine().output(self.lab.run_program(&self.service, name, "/no/such"));
                 refused(&output, "no such file");
+            }
+            RunsApart(name) => {
+                self.made.push(name);
+                let program = format!("{}/steadfast", folder_of(&self.service));
+                let output =
+                    self.lab.machine().output(self.lab.run_in(&self.service, name, &program, "none"));
+                assert!(output.status.success(), "{output:?}");
+            }
+            Why(text) => {
+                let member = format!("{}-0", self.service);
+                eventually(text, || out(&self.lab.cli(&["why", &member])).contains(text).then_some(()));
             }
             Starts(name) => drop(self.lab.docker(&["start", name])),
             StartIsRefused(name, named) => {

@@ -28,6 +28,7 @@ pub(crate) fn make_ready(dir: &NodeDir, member: &str, lease_until_ms: Option<u64
         log: LogSpec { folder: dir.guard(&member), max_bytes: 1, keep: 0 },
         stop_signal: StopSignal::Term,
         stop_grace_ms: 0,
+        network: None,
         lease_until_ms,
         member,
     };

@@ -11,7 +11,7 @@ use steadfast_core::model::Reason;
 use steadfast_core::runtime::{Environment, Moment};
 
 use super::{Gate, MemberMounts};
-use crate::guard::GuardSpec;
+use crate::guard::{GuardSpec, own_network};
 use crate::guards::{GuardState, Guards, ProcessGuards};
 
 /// How long an engine that is ready waits for a container, before everything is looked at again.
@@ -60,6 +60,9 @@ impl Guards for ContainerGuards {
         let failure = |error: io::Error| {
             Error::new(ErrorKind::Unavailable, "containers", "start", member, error).without_effect()
         };
+        // Containers may have networks of their own.
+        let network = own_network().map_err(failure)?;
+        let spec = &GuardSpec { network: Some(network), ..spec.clone() };
         // Nobody hears what it says but the container's own log.
         drop(self.found.make_ready(spec)?);
         self.mounts.mount_own(member).map_err(failure)?;

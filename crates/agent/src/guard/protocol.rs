@@ -49,6 +49,10 @@ pub struct GuardSpec {
     pub stop_signal: StopSignal,
     /// How long that may take before the engine is killed, in milliseconds.
     pub stop_grace_ms: u64,
+    /// The network namespace that the member's address is in, as the kernel names it; none: the guard is in it as the
+    /// child of who knows.
+    #[serde(default)]
+    pub network: Option<String>,
     /// When the engine is to be killed unless told otherwise, in milliseconds of `CLOCK_BOOTTIME`; none: it runs
     /// on without an agent for ever.
     #[serde(default)]

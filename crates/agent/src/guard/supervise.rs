@@ -30,7 +30,7 @@ use super::control::Control;
 use super::exec::NOT_REACHED;
 use super::locks::{Held, Taken};
 use super::log::LogWriter;
-use super::{Ending, GuardExit, GuardSpec, GuardStage, GuardStatus, Request, tree};
+use super::{Ending, GuardExit, GuardSpec, GuardStage, GuardStatus, Request, own_network, tree};
 
 /// How long between two attempts to take a lock, or to kill what is left.
 const ROUND: Duration = Duration::from_millis(10);
@@ -184,7 +184,7 @@ impl Guard {
             self.spec.incarnation
         );
         self.log.write(header.as_bytes());
-        if let Err(ending) = self.look_for_program() {
+        if let Err(ending) = self.look_at_network().and_then(|()| self.look_for_program()) {
             self.refuse(ending);
             return;
         }
@@ -198,6 +198,25 @@ impl Guard {
                 reason: crate::disk::reason_of(&error),
                 message: format!("cannot start a process: {error}"),
             }),
+        }
+    }
+
+    /// In a network of its own nobody would reach the engine: the member's address is the machine's.
+    fn look_at_network(&self) -> Result<(), Ending> {
+        let not_started = |reason, message| Err(Ending::NotStarted { reason, message });
+        match (&self.spec.network, own_network()) {
+            (None, _) => Ok(()),
+            (Some(wanted), Ok(own)) if own == *wanted => Ok(()),
+            (Some(_), Ok(_)) => not_started(
+                Reason::ConfigInvalid,
+                format!(
+                    "its container has a network of its own, where the address of {} cannot be seen: use --network host",
+                    self.spec.member
+                ),
+            ),
+            (Some(_), Err(error)) => {
+                not_started(crate::disk::reason_of(&error), format!("cannot tell its network: {error}"))
+            }
         }
     }
 

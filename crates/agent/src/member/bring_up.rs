@@ -419,6 +419,7 @@ impl MemberTask {
             },
             stop_signal,
             stop_grace_ms,
+            network: None,
             lease_until_ms,
         })
     }

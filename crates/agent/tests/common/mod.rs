@@ -93,6 +93,7 @@ impl Bench {
             log: LogSpec { folder: self.folder.path().join("logs/orders-0"), max_bytes: 1 << 20, keep: 2 },
             stop_signal: StopSignal::Term,
             stop_grace_ms: 10_000,
+            network: None,
             lease_until_ms: None,
         }
     }

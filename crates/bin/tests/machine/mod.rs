@@ -123,6 +123,11 @@ impl Lab {
 
     /// The same with a guard that is this program.
     pub fn run_program(&self, service: &str, name: &str, program: &str) -> Command {
+        self.run_in(service, name, program, "host")
+    }
+
+    /// The same in this network.
+    pub fn run_in(&self, service: &str, name: &str, program: &str, network: &str) -> Command {
         let mount = mount_of(service);
         let spec = format!("{}/guard/spec.json", folder_of(service));
         self.docker.docker(&[
@@ -131,7 +136,7 @@ impl Lab {
             "--name",
             name,
             "--network",
-            "host",
+            network,
             "--mount",
             &mount,
             IMAGE,
