@@ -11,8 +11,8 @@ const PATIENCE: u32 = 2;
 #[derive(Debug)]
 pub struct Starter {
     name: String,
-    /// How often in a row it has not answered.
-    missed: Mutex<u32>,
+    /// How often in a row it was of no use, and why last.
+    missed: Mutex<(u32, String)>,
 }
 
 impl Starter {
@@ -21,15 +21,16 @@ impl Starter {
         Starter { name: name.into(), missed: Mutex::default() }
     }
 
-    /// Takes in whether it has answered.
-    pub fn note(&self, answered: bool) {
+    /// Takes in why it is of no use, as in "does not answer"; none: it has answered.
+    pub fn note(&self, trouble: Option<String>) {
         let mut missed = lock(&self.missed);
-        *missed = if answered { 0 } else { missed.saturating_add(1) };
+        *missed = trouble.map(|why| (missed.0.saturating_add(1), why)).unwrap_or_default();
     }
 
     /// Why it starts nothing; none: it does, as far as is known.
     pub fn stalled(&self) -> Option<String> {
-        (*lock(&self.missed) >= PATIENCE).then(|| format!("{} does not answer", self.name))
+        let missed = lock(&self.missed);
+        (missed.0 >= PATIENCE).then(|| format!("{} {}", self.name, missed.1))
     }
 }
 
@@ -40,18 +41,19 @@ mod tests {
     #[test]
     fn who_does_not_answer_twice_in_a_row_starts_nothing() {
         let starter = Starter::new("its engine of Docker");
+        let silent = || Some("does not answer".to_owned());
         assert_eq!(starter.stalled(), None);
-        starter.note(false);
+        starter.note(silent());
         assert_eq!(starter.stalled(), None, "once may be chance");
-        starter.note(true);
-        starter.note(false);
+        starter.note(None);
+        starter.note(silent());
         assert_eq!(starter.stalled(), None);
-        starter.note(false);
+        starter.note(silent());
         let told = starter.stalled();
         assert_eq!(told.as_deref(), Some("its engine of Docker does not answer"));
-        starter.note(false);
+        starter.note(silent());
         assert_eq!(starter.stalled(), told, "the words stay the same");
-        starter.note(true);
+        starter.note(None);
         assert_eq!(starter.stalled(), None);
     }
 }

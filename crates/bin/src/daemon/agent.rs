@@ -37,9 +37,9 @@ pub(crate) struct AgentOptions {
     /// The node's name
     #[arg(long)]
     node: NodeName,
-    /// The node's zone
+    /// The node's zone [default, where engines run in a Docker Swarm: the label `zone` of its node there]
     #[arg(long)]
-    zone: ZoneName,
+    zone: Option<ZoneName>,
     /// The servers [default: those that have run on the data folder]
     #[arg(long, value_delimiter = ',', value_name = "URL,...")]
     servers: Vec<String>,
@@ -78,6 +78,13 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
             "give --volume-plugin",
         ));
     }
+    let zone = match (&options.zone, &config.swarm) {
+        (Some(zone), _) => zone.clone(),
+        (None, Some(swarm)) => swarm::zone(swarm, &environment, &data.path(folder.join("zone"))).await?,
+        (None, None) => {
+            return Err(Failure::usage("--zone: the node's zone is not known", "give --zone ZONE"));
+        }
+    };
     let containers = options
         .volume_plugin
         .as_ref()
@@ -121,7 +128,7 @@ pub(crate) async fn agent(global: &Global, options: AgentOptions) -> Result<Exit
     let parts = AgentParts {
         config: AgentConfig {
             node: options.node.clone(),
-            zone: options.zone,
+            zone,
             labels: options.label.into_iter().collect(),
             engines: engine_source::found(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,5 +1,6 @@
 //! The Docker Swarm that runs the engines of a cluster.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use steadfast_core::Environment;
@@ -11,13 +12,17 @@ use crate::exit::Result;
 
 #[cfg(feature = "swarm")]
 mod built {
+    use std::fs;
     use std::time::Duration;
 
     use steadfast_agent::host::Starter;
+    use steadfast_core::ids::ZoneName;
     use steadfast_orchestrators::swarm::{Engine, SwarmOptions, SwarmOrchestrator};
 
     use super::*;
     use crate::daemon::volume_plugin;
+    use crate::data_dir::write_whole;
+    use crate::exit::{Context as _, Failure};
 
     /// How often it is looked whether the engine is there, and whether it has been started anew and has forgotten its
     /// drivers.
@@ -41,6 +46,32 @@ mod built {
         Ok(Arc::new(SwarmOrchestrator::new(environment.clone(), store.clone(), engine, options, agents)))
     }
 
+    /// The zone that the label `zone` of this machine's node says, in the swarm or at its engine. It is kept in the file
+    /// `kept`, for an agent that starts while its engine is away: members have to go on then.
+    pub(in crate::daemon) async fn zone(
+        swarm: &SwarmConfig,
+        environment: &Environment,
+        kept: &Path,
+    ) -> Result<ZoneName> {
+        let remedy = "docker node update --label-add zone=ZONE NODE; or give --zone";
+        let said = match Engine::at(environment.clone(), &swarm.engine).label("zone").await {
+            Ok(Some(said)) => said,
+            Ok(None) => {
+                let text = "--zone: the swarm's node has no label `zone`, nor has its engine";
+                return Err(Failure::usage(text, remedy));
+            }
+            Err(error) => fs::read_to_string(kept).map_err(|_none| {
+                Failure::new(format!("--zone: the node's zone is not known: {error}")).remedy(remedy)
+            })?,
+        };
+        let zone = said.parse().map_err(|error| {
+            let text = format!("--zone: the label `zone` of the swarm's node is {said:?}: {error}");
+            Failure::usage(text, remedy)
+        })?;
+        write_whole(kept, said.as_bytes(), 0o644).context(format!("write {}", kept.display()))?;
+        Ok(zone)
+    }
+
     /// Keeps this machine's engine knowing the plugin, for as long as the agent runs, and the agent knowing whether it
     /// is there.
     pub(in crate::daemon) fn advertise(
@@ -55,8 +86,9 @@ mod built {
         let until = tasks.shutdown();
         tasks.spawn("volume driver", async move {
             while !until.is_requested() {
-                let answers = engine.answers().await;
-                starter.note(answers);
+                let trouble = engine.trouble().await;
+                let answers = trouble.is_none();
+                starter.note(trouble);
                 if answers && let Err(error) = engine.advertise(volume_plugin::DRIVER).await {
                     tracing::debug!(error = %error.chain(), "the engine of Docker does not load the driver");
                 }
@@ -73,6 +105,7 @@ mod built {
 #[cfg(not(feature = "swarm"))]
 mod built {
     use steadfast_agent::host::Starter;
+    use steadfast_core::ids::ZoneName;
 
     use super::*;
     use crate::exit::Failure;
@@ -91,9 +124,14 @@ mod built {
         Err(refused())
     }
 
+    #[expect(clippy::unused_async, reason = "the other build asks the engine")]
+    pub(in crate::daemon) async fn zone(_: &SwarmConfig, _: &Environment, _: &Path) -> Result<ZoneName> {
+        Err(refused())
+    }
+
     pub(in crate::daemon) fn advertise(_: &SwarmConfig, _: &Environment) -> Result<Arc<Starter>> {
         Err(refused())
     }
 }
 
-pub(super) use built::{advertise, over};
+pub(super) use built::{advertise, over, zone};

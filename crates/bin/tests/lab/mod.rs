@@ -56,6 +56,10 @@ fn node(at: u8) -> String {
     format!("node-{at}")
 }
 
+fn zone(at: u8) -> String {
+    format!("z{at}")
+}
+
 impl Lab {
     /// The machines, with nothing on them.
     pub fn new() -> Lab {
@@ -179,6 +183,18 @@ impl Lab {
             let output = self.engine(at).run(self.machine(at), &join);
             output.status.success().then_some(())
         });
+        self.tell_its_zone(at, near);
+    }
+
+    /// Has `manager` tell the swarm a machine's zone.
+    fn tell_its_zone(&self, at: u8, manager: u8) {
+        let label = format!("zone={}", zone(at));
+        let id = eventually("it is in the swarm", || {
+            self.told_by_docker(at, &["info", "--format", "{{.Swarm.NodeID}}"])
+        });
+        eventually("it has its label", || {
+            self.told_by_docker(manager, &["node", "update", "--label-add", &label, &id])
+        });
     }
 
     /// Three engines that are one swarm, each of them a manager.
@@ -193,6 +209,9 @@ impl Lab {
         for at in 1..COUNT {
             let manager = format!("{}:2377", own(0));
             self.docker(at, &["swarm", "join", "--token", &token, "--advertise-addr", &own(at), &manager]);
+        }
+        for at in 0..COUNT {
+            self.tell_its_zone(at, 0);
         }
     }
 
@@ -226,10 +245,12 @@ impl Lab {
     }
 
     pub fn start_agent(&mut self, at: u8) {
-        let (node, zone) = (node(at), format!("z{at}"));
+        let (node, zone) = (node(at), zone(at));
         let more: Vec<&str> = self.to_agents.iter().map(String::as_str).collect();
-        let own = ["agent", "--node", &node, "--zone", &zone];
-        let agent = self.start(at, self.steadfast(at, &[&own[..], &more].concat()));
+        let own = ["agent", "--node", &node];
+        // On a swarm it is a label that says it.
+        let zone: &[&str] = if self.engines.is_empty() { &["--zone", &zone] } else { &[] };
+        let agent = self.start(at, self.steadfast(at, &[&own, zone, &more].concat()));
         put(&mut self.agents, at, agent);
     }
 

@@ -19,6 +19,9 @@ use tokio::sync::OnceCell;
 /// call asks the next one.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
+/// The oldest API that has everything that is asked for here and that was tried: that of Docker 20.10.
+const OLDEST: (usize, usize) = (1, 41);
+
 /// The engine that listens on a socket of this machine.
 #[derive(Debug)]
 pub struct Engine {
@@ -59,7 +62,28 @@ impl Engine {
             self.within(client.negotiate_version()).await
         };
         let refused = |error| self.failed("reach", "its API", &error).without_effect();
-        self.client.get_or_try_init(async || reached().await.map_err(refused)).await
+        self.client.get_or_try_init(async || self.recent(reached().await.map_err(refused)?)).await
+    }
+
+    /// A client of an engine that is not too old.
+    fn recent(&self, client: Docker) -> Result<Docker> {
+        let version = client.client_version();
+        if (version.major_version, version.minor_version) >= OLDEST {
+            return Ok(client);
+        }
+        let (major, minor) = OLDEST;
+        let message = format!(
+            "{}: it speaks version {version} of its API; {major}.{minor} or newer is needed: install Docker 20.10 or newer",
+            self.place()
+        );
+        Err(Error::new(ErrorKind::Unsupported, "docker", "use", "its API", message).without_effect())
+    }
+
+    fn place(&self) -> String {
+        match &self.way {
+            Way::Socket(socket) => socket.display().to_string(),
+            Way::Client(_) => "the engine".to_owned(),
+        }
     }
 
     /// What a call is answered, if it is soon enough.
@@ -68,10 +92,43 @@ impl Engine {
         self.env.timeout(TIMEOUT, Box::pin(call)).await.unwrap_or(Err(DockerError::RequestTimeoutError))
     }
 
-    /// Whether the engine answers, whatever it says.
-    pub async fn answers(&self) -> bool {
-        let Ok(client) = self.client().await else { return false };
-        matches!(self.within(client.ping()).await, Ok(_) | Err(DockerError::DockerResponseServerError { .. }))
+    /// Why the engine is of no use, in words that stay the same for as long as that is so; none: it answers, whatever it
+    /// says.
+    pub async fn trouble(&self) -> Option<String> {
+        let silent = || Some("does not answer".to_owned());
+        match self.client().await {
+            Ok(client) => match self.within(client.ping()).await {
+                Ok(_) | Err(DockerError::DockerResponseServerError { .. }) => None,
+                Err(_) => silent(),
+            },
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                Some(format!("is too old: {}", error.message()))
+            }
+            Err(_) => silent(),
+        }
+    }
+
+    /// The value of a label of this node: the swarm's, which managers alone are told, or else the engine's own.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn label(&self, label: &str) -> Result<Option<String>> {
+        let client = self.client().await?;
+        let failed = |error| self.failed("read the label", label, &error).without_effect();
+        let info = self.within(client.info()).await.map_err(failed)?;
+        if let Some(swarm) = info.swarm
+            && swarm.control_available == Some(true)
+            && let Some(id) = swarm.node_id
+        {
+            let node = self.within(client.inspect_node(&id)).await.map_err(failed)?;
+            let labels = node.spec.and_then(|spec| spec.labels).unwrap_or_default();
+            if let Some(value) = labels.get(label) {
+                return Ok(Some(value.clone()));
+            }
+        }
+        let own = info.labels.unwrap_or_default();
+        let found = own.iter().filter_map(|own| own.split_once('=')).find(|(name, _)| *name == label);
+        Ok(found.map(|(_, value)| value.to_owned()))
     }
 
     /// Has the engine load a volume driver, so that Swarm knows that this node has it: engines look for drivers only when
@@ -183,13 +240,7 @@ impl Engine {
                 };
                 told(kind, message)
             }
-            error => {
-                let message = match &self.way {
-                    Way::Socket(socket) => format!("{}: {error}", socket.display()),
-                    Way::Client(_) => error.to_string(),
-                };
-                told(ErrorKind::Unavailable, &message)
-            }
+            error => told(ErrorKind::Unavailable, &format!("{}: {error}", self.place())),
         }
     }
 }
