@@ -104,7 +104,8 @@ fn servers_that_the_swarm_runs_itself_come_back_and_are_replaced_without_touchin
     one_on_each(&lab, &old);
     lab.all_ready(0);
     assert_eq!(lab.processes(on, "cache"), engine, "no engine was started anew");
-    assert_eq!(lab.serving(near, "cache"), Some((on, address.clone())));
+    let seen = eventually("a server that has just begun has heard of it", || lab.serving(near, "cache"));
+    assert_eq!(seen, (on, address.clone()));
 
     // And they do what servers are for: the member's node dies.
     lab.kill_node(on, "cache-0");
