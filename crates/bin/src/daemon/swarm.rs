@@ -135,3 +135,32 @@ mod built {
 }
 
 pub(super) use built::{advertise, over, zone};
+
+#[cfg(all(test, feature = "swarm"))]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn while_its_engine_is_away_a_node_has_the_zone_that_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let swarm = SwarmConfig { images: BTreeMap::new(), engine: folder.path().join("docker.sock") };
+        let kept = folder.path().join("zone");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asked = || runtime.block_on(zone(&swarm, &Environment::system([7; 32]), &kept));
+        let unknown = asked().unwrap_err();
+        assert!(
+            unknown.message.starts_with("--zone: ") && unknown.message.contains("docker.sock"),
+            "{unknown}"
+        );
+        assert!(unknown.remedy.unwrap().contains("--label-add zone="));
+
+        fs::write(&kept, "a").unwrap();
+        assert_eq!(asked().unwrap().as_str(), "a");
+        fs::write(&kept, "No Zone").unwrap();
+        let wrong = asked().unwrap_err();
+        assert!(wrong.message.contains("\"No Zone\""), "{wrong}");
+    }
+}
