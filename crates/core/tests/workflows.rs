@@ -10,7 +10,10 @@ use std::time::Duration;
 use kit::{MINUTE, member, name, placed, world, writable};
 use steadfast_core::control::{Control, ControlError, Guard};
 use steadfast_core::ids::NodeName;
-use steadfast_core::model::{MemberPhase, Operation, OperationState, Reason, ServiceState, StepState};
+use steadfast_core::metadata::WriteOutcome;
+use steadfast_core::model::{
+    MemberPhase, Operation, OperationState, Reason, Service, ServiceState, StepState,
+};
 use steadfast_core::orchestrator::Orchestrator;
 use steadfast_core::registry::Registry;
 use steadfast_core::volume::VolumeProvider;
@@ -172,6 +175,30 @@ async fn stop_keeps_everything_and_start_brings_it_back() {
             (&after.address, &after.volumes, &after.node)
         );
     }
+}
+
+/// Its end is in the operation's record first, and in the service's with the next step.
+#[tokio::test(start_paused = true)]
+async fn who_has_seen_an_operation_end_may_ask_for_the_next() {
+    let (mut world, server) = world(3).await;
+    world.create(&server, "orders", 3).await.unwrap();
+    let stopped = server.stop(&name("orders"), Guard::default()).await.unwrap();
+    world.finish(&server, &stopped.id).await.unwrap();
+    let store = server.store();
+    let found = store.service(&name("orders")).await.unwrap().unwrap();
+    let mut service = Service::clone(&found.body);
+    assert_eq!(service.operation, None);
+    service.operation = Some(stopped.id.clone());
+    let key = store.service_key(&name("orders")).unwrap();
+    assert!(matches!(store.write(&key, &found, &service).await.unwrap(), WriteOutcome::Applied(_)));
+
+    let started = server.start(&name("orders"), Guard::default()).await.unwrap();
+    assert_eq!(world.finish(&server, &started.id).await.unwrap().state, OperationState::Succeeded);
+    let ended = server.operation(&stopped.id).await.unwrap();
+    assert_eq!(ended.state, OperationState::Succeeded, "it is not overtaken by what came after it");
+    let events = server.events(Some(&name("orders")), None, usize::MAX).await.unwrap();
+    let told = events.iter().filter(|event| event.event.message == "stop Succeeded").count();
+    assert_eq!(told, 1, "once, whoever tells of it");
 }
 
 #[tokio::test(start_paused = true)]

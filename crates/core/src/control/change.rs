@@ -129,11 +129,10 @@ impl Control {
     async fn let_go(&self, operation: &Operation) -> ControlResult<()> {
         loop {
             let Some(found) = self.store.service(&operation.service).await? else { return Ok(()) };
-            if found.body.operation.as_ref() != Some(&operation.id) {
+            let mut service = Service::clone(&found.body);
+            if !service.let_go(operation, self.env.clock().wall()) {
                 return Ok(());
             }
-            let mut service = Service::clone(&found.body);
-            service.operation = None;
             let key = self.store.service_key(&operation.service)?;
             if let WriteOutcome::Applied(_) = self.store.write(&key, &found, &service).await? {
                 self.controller.wake(&operation.service);
@@ -193,23 +192,15 @@ impl Control {
                 return Ok(Operation::clone(&known.body));
             }
             self.check_index(Some(&found), &guard)?;
-            let superseded = self.check_state(&found.body, kind).await?;
-            let aim = self.aim(&found.body, kind, &ask).await?;
-            let of = Some(&found.body.id);
-            let operation = self.record_operation(id.clone(), kind, name, of, &guard, aim).await?;
             let mut service = Service::clone(&found.body);
+            self.let_go_of_the_last(&mut service).await?;
+            let superseded = self.check_state(&service, kind).await?;
+            let aim = self.aim(&service, kind, &ask).await?;
+            let of = Some(&service.id);
+            let operation = self.record_operation(id.clone(), kind, name, of, &guard, aim).await?;
             reshape::take_aim(&mut service, operation.goal.as_ref());
             let now = self.env.clock().wall();
-            let reason = match kind {
-                OperationKind::Delete => Reason::DeleteRequested,
-                OperationKind::Undelete => Reason::Undeleted,
-                OperationKind::Restart => Reason::RestartRequested,
-                OperationKind::Stop => Reason::StopRequested,
-                OperationKind::Start | OperationKind::Create => Reason::StartRequested,
-                OperationKind::Switchover => Reason::Switchover,
-                OperationKind::Upgrade | OperationKind::Scale => Reason::SpecChanged,
-            };
-            service.events.push(now, reason, None, operation.begun_message());
+            service.events.push(now, kind.reason(), None, operation.begun_message());
             service.operation = Some(id.clone());
             match kind {
                 OperationKind::Delete => service.desired = Desired::Deleted,
@@ -231,6 +222,17 @@ impl Control {
                 return Ok(operation);
             }
         }
+    }
+
+    /// Who has seen an operation end may ask for the next: the server at work may not have let go of it yet.
+    async fn let_go_of_the_last(&self, service: &mut Service) -> ControlResult<()> {
+        let Some(last) = &service.operation else { return Ok(()) };
+        if let Some(found) = self.store.operation(last).await?
+            && found.body.is_over()
+        {
+            service.let_go(&found.body, self.env.clock().wall());
+        }
+        Ok(())
     }
 
     /// What a service is when it is brought back: its data decides who leads, as after any stop.

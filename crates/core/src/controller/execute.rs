@@ -455,11 +455,7 @@ impl<'a> Executor<'a> {
     async fn end_operation(&self, snapshot: &mut Snapshot, operation: &Operation) -> Result<Progress> {
         let progress = self
             .change_service(snapshot, |service, now| {
-                if service.operation.as_ref() == Some(&operation.id) {
-                    service.operation = None;
-                    let message = format!("{} {}", operation.kind, operation.state);
-                    service.events.push(now, reason_of(operation), None, message);
-                }
+                service.let_go(operation, now);
             })
             .await?;
         if progress == Progress::Done {
@@ -586,19 +582,5 @@ fn remember(snapshot: &mut Snapshot, outcome: WriteOutcome, record: Member) -> P
             Progress::Done
         }
         WriteOutcome::Conflict => Progress::Stale,
-    }
-}
-
-fn reason_of(operation: &Operation) -> Reason {
-    use crate::model::OperationKind;
-    match operation.kind {
-        OperationKind::Create => Reason::Created,
-        OperationKind::Delete => Reason::DeleteRequested,
-        OperationKind::Undelete => Reason::Undeleted,
-        OperationKind::Restart => Reason::RestartRequested,
-        OperationKind::Stop => Reason::StopRequested,
-        OperationKind::Start => Reason::StartRequested,
-        OperationKind::Switchover => Reason::Switchover,
-        OperationKind::Upgrade | OperationKind::Scale => Reason::SpecChanged,
     }
 }

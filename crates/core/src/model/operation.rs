@@ -69,6 +69,22 @@ pub enum Goal {
     },
 }
 
+impl OperationKind {
+    /// The code under which a service's events tell of it.
+    pub(crate) fn reason(self) -> Reason {
+        match self {
+            OperationKind::Create => Reason::Created,
+            OperationKind::Delete => Reason::DeleteRequested,
+            OperationKind::Undelete => Reason::Undeleted,
+            OperationKind::Restart => Reason::RestartRequested,
+            OperationKind::Stop => Reason::StopRequested,
+            OperationKind::Start => Reason::StartRequested,
+            OperationKind::Switchover => Reason::Switchover,
+            OperationKind::Upgrade | OperationKind::Scale => Reason::SpecChanged,
+        }
+    }
+}
+
 impl fmt::Display for OperationKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -207,6 +223,12 @@ impl Operation {
     /// Whether a service has taken it on, as far as its own record tells: one that is `Pending` may have been, too.
     pub fn was_begun(&self) -> bool {
         self.state != OperationState::Pending && !self.is_unbegun()
+    }
+
+    /// Whether nothing more will happen of it. One that was ended as never begun is under way after all if a service
+    /// has it.
+    pub fn is_over(&self) -> bool {
+        self.state.is_final() && !self.is_unbegun()
     }
 
     /// What the service's event says that was written when the service took it on.

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Condition, EventRing, Reason, ServiceSpec};
+use super::{Condition, EventRing, Operation, Reason, ServiceSpec};
 use crate::ids::{
     BlueprintName, GroupName, MemberName, MembershipTerm, OperationId, Ordinal, Revision, RoleTerm,
     ServiceId, ServiceName, VolumeName,
@@ -356,6 +356,17 @@ impl Service {
     /// Who led a group last, kept through deletion.
     pub fn last_leader(&self, group: &GroupName) -> Option<MemberName> {
         self.last_leaders.get(group).map(|(_, leader)| leader.clone())
+    }
+
+    /// Takes an operation that is over off the service, and tells of it. `false`: the service has it no longer.
+    pub(crate) fn let_go(&mut self, operation: &Operation, now: Timestamp) -> bool {
+        if self.operation.as_ref() != Some(&operation.id) {
+            return false;
+        }
+        self.operation = None;
+        let message = format!("{} {}", operation.kind, operation.state);
+        self.events.push(now, operation.kind.reason(), None, message);
+        true
     }
 
     /// The names of the members it shall have, in order of group and ordinal.

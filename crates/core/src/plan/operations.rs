@@ -8,8 +8,7 @@ use crate::model::{Goal, MemberPhase, Operation, OperationKind, OperationState, 
 /// How far the running operation is, recorded if that has changed.
 pub(super) fn advance(facts: &Facts, plan: &mut Plan) {
     let Some(operation) = facts.operation.as_deref() else { return };
-    // One that was ended as never begun is under way after all if the service has it.
-    if operation.state.is_final() && !operation.is_unbegun() {
+    if operation.is_over() {
         plan.actions.push(Action::EndOperation(Box::new(operation.clone())));
         return;
     }
