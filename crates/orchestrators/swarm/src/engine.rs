@@ -231,6 +231,14 @@ impl Engine {
             DockerError::DockerResponseServerError { message, .. } if message.contains("out of sequence") => {
                 told(ErrorKind::Stale, message).without_effect()
             }
+            // Of whoever stands before the engine; it has none itself.
+            DockerError::DockerResponseServerError { status_code: 429, message } => {
+                told(ErrorKind::Throttled, message).without_effect()
+            }
+            // What managers tell each other is at most 4 MiB large; trying again would not help.
+            DockerError::DockerResponseServerError { message, .. } if message.contains("larger than max") => {
+                told(ErrorKind::QuotaExceeded, message)
+            }
             DockerError::DockerResponseServerError { status_code, message } => {
                 let kind = match status_code {
                     400 => ErrorKind::Invalid,

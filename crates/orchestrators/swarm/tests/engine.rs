@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use steadfast_core::Environment;
-use steadfast_core::error::ErrorKind;
+use steadfast_core::error::{Effect, ErrorKind};
 use steadfast_orchestrator_swarm::Engine;
 
 /// An engine whose newest API is this, for as long as the process lives; and its socket.
@@ -15,12 +15,11 @@ fn engine_of(folder: &tempfile::TempDir, version: &'static str) -> PathBuf {
     engine_that_says(folder, version, &[])
 }
 
+/// What is answered where the path has this in it: its status and its body.
+type Said = (&'static str, u16, &'static str);
+
 /// The same, which says this of itself (`/info`) and of its node in the swarm.
-fn engine_that_says(
-    folder: &tempfile::TempDir,
-    version: &'static str,
-    said: &'static [(&'static str, &'static str)],
-) -> PathBuf {
+fn engine_that_says(folder: &tempfile::TempDir, version: &'static str, said: &'static [Said]) -> PathBuf {
     let socket = folder.path().join(version);
     let listener = UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || {
@@ -32,9 +31,9 @@ fn engine_that_says(
                 line.clear();
             }
             let versions = format!(r#"{{"ApiVersion":"{version}","MinAPIVersion":"1.12","Version":"any"}}"#);
-            let body = said.iter().find(|(path, _)| asked.contains(path)).map(|(_, body)| (*body).to_owned());
-            let body = body.unwrap_or(versions);
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+            let found = said.iter().find(|(path, ..)| asked.contains(path));
+            let (status, body) = found.map_or((200, &*versions), |(_, status, body)| (*status, *body));
+            let head = format!("HTTP/1.1 {status} \r\ncontent-type: application/json\r\nconnection: close");
             write!(stream.get_mut(), "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
         }
     });
@@ -74,6 +73,28 @@ async fn an_engine_that_is_not_there_is_named_by_its_socket() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_one_too_many_or_too_large_is_told_apart_from_an_engine_that_fails() {
+    const BUSY: Said = ("/info", 429, r#"{"message":"too many requests"}"#);
+    const LARGE: Said = (
+        "/info",
+        500,
+        r#"{"message":"rpc error: code = ResourceExhausted desc = grpc: received message larger than max"}"#,
+    );
+    const FAILS: Said = ("/info", 500, r#"{"message":"rpc error: code = Internal desc = no"}"#);
+    let folder = tempfile::tempdir().unwrap();
+    for (version, said, kind, effect) in [
+        ("1.41", &[BUSY], ErrorKind::Throttled, Effect::None),
+        ("1.42", &[LARGE], ErrorKind::QuotaExceeded, Effect::Unknown),
+        ("1.43", &[FAILS], ErrorKind::Unavailable, Effect::Unknown),
+    ] {
+        let socket = engine_that_says(&folder, version, said);
+        let error =
+            Engine::at(Environment::system([7; 32]), socket).advertise("steadfast").await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (kind, effect), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_label_is_the_swarms_or_else_the_engines() {
     let folder = tempfile::tempdir().unwrap();
     let label = async |version, said| {
@@ -84,9 +105,9 @@ async fn a_label_is_the_swarms_or_else_the_engines() {
         r#"{"Swarm":{"NodeID":"n1","ControlAvailable":true},"Labels":["zone=engine","rack=1"]}"#;
     const WORKER: &str =
         r#"{"Swarm":{"NodeID":"n1","ControlAvailable":false},"Labels":["rack=1","zone=engine"]}"#;
-    let labelled = ("/nodes/n1", r#"{"ID":"n1","Spec":{"Labels":{"zone":"swarm"}}}"#);
-    let plain = ("/nodes/n1", r#"{"ID":"n1","Spec":{"Labels":{}}}"#);
-    let node = |node, info| -> &'static [_] { Vec::leak(vec![node, ("/info", info)]) };
+    let labelled = ("/nodes/n1", 200, r#"{"ID":"n1","Spec":{"Labels":{"zone":"swarm"}}}"#);
+    let plain = ("/nodes/n1", 200, r#"{"ID":"n1","Spec":{"Labels":{}}}"#);
+    let node = |node, info| -> &'static [_] { Vec::leak(vec![node, ("/info", 200, info)]) };
     assert_eq!(label("1.41", node(labelled, MANAGER)).await.as_deref(), Some("swarm"));
     assert_eq!(label("1.42", node(plain, MANAGER)).await.as_deref(), Some("engine"));
     assert_eq!(label("1.43", node(labelled, WORKER)).await.as_deref(), Some("engine"), "it is not told");
