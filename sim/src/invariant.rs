@@ -57,7 +57,7 @@ pub fn built_in(scenario: &Scenario) -> Vec<Box<dyn Rule>> {
         Box::new(writes::Chosen::new(scenario)),
         Box::new(pace::Pace::default()),
         Box::new(membership::Membership::default()),
-        Box::new(membership::Forgotten::default()),
+        Box::new(membership::Forgotten::new(scenario)),
         Box::new(leaks::Leaks),
     ]
 }

@@ -187,3 +187,27 @@ fn a_voter_that_lost_its_disk_does_not_vote_again() {
         told(&dead(scenario));
     }
 }
+
+/// With learners it comes back without its vote, and votes again when it has what the others have: the next one's loss
+/// is made up for by it.
+#[test]
+fn a_voter_that_lost_its_disk_learns_and_then_votes_again() {
+    for seed in 1..4 {
+        for (name, lost) in
+            [("rebuild-quorum", vec!["orders-1"]), ("rebuild-in-turn-quorum", vec!["orders-0", "orders-1"])]
+        {
+            let outcome = reference(name, seed);
+            assert_eq!(given_up(&outcome), lost, "{name}");
+            for member in lost {
+                let lives = lives(&outcome, member);
+                assert_eq!(
+                    lives.len(),
+                    3,
+                    "{member} was started, again to learn, and again to vote: {lives:?}"
+                );
+                assert_ne!(lives[0].1, lives[1].1, "with another volume");
+                assert_eq!(lives[1], lives[2], "it votes where it has learnt");
+            }
+        }
+    }
+}

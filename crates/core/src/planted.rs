@@ -118,6 +118,10 @@ bugs! {
     RebuiltBeside = "rebuilt-beside",
     /// A volume that is given up can be taken elsewhere, and is still the same volume.
     AbandonedInName = "abandoned-in-name",
+    /// A voter whose disk was lost has its vote at once.
+    VotesAtOnce = "votes-at-once",
+    /// A learner is given its vote before it has caught up.
+    VotesTooEarly = "votes-too-early",
     /// A request that is repeated is another request.
     KeyIgnored = "key-ignored",
     /// A wait between two attempts never grows, and is nothing.

@@ -82,6 +82,7 @@ impl EngineSource for SimEngines {
             address: context.member.address,
             confirming,
             quorum,
+            learner: context.learner,
             version: definition["version"].as_str().unwrap_or_default().to_owned(),
         };
         Ok(MadeEngine { engine: Arc::new(SimEngine { caller, node, launch }), run_as: None })

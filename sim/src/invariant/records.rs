@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use steadfast_core::ids::{Generation, MemberName, NodeName, Revision, RoleTerm, ServiceName};
+use steadfast_core::ids::{Generation, MemberName, NodeName, Revision, RoleTerm, ServiceName, VolumeId};
 use steadfast_core::model::{MemberPhase, OperationKind, OperationState};
 use steadfast_core::volume::Attachment;
 
@@ -164,6 +164,8 @@ pub(super) struct Once {
     states: BTreeMap<String, OperationState>,
     restarts: BTreeMap<ServiceName, BTreeSet<String>>,
     members: BTreeMap<String, (Generation, Revision, usize)>,
+    /// What members have been filled on without a vote: each is started once more to have it again.
+    learnt: BTreeSet<(MemberName, VolumeId)>,
 }
 
 impl Rule for Once {
@@ -172,11 +174,17 @@ impl Rule for Once {
     }
 
     fn says(&self) -> &'static str {
-        "a request makes one operation, which ends once; a member is restarted once for each that asks for it"
+        "a request makes one operation, which ends once; a member is restarted once for each that asks for it, and once \
+         more to vote again if it had lost its vote with its disk"
     }
 
-    fn fact(&mut self, _at: Time, fact: &Fact, _state: &State) -> Result<(), String> {
+    fn fact(&mut self, _at: Time, fact: &Fact, state: &State) -> Result<(), String> {
         match fact {
+            Fact::EngineUp { member, node, .. } => {
+                let engine = state.cloud.hosts.engine(node, member).filter(|engine| engine.launch.learner);
+                self.learnt.extend(engine.map(|engine| (member.clone(), engine.volume.clone())));
+                Ok(())
+            }
             Fact::OperationRecorded { service, id, kind, state, key } => {
                 if let Some(key) = key {
                     let asked = (*kind, service.clone(), key.clone());
@@ -204,7 +212,8 @@ impl Rule for Once {
                 let (generation, revision, told) = *entry;
                 let again = now.generation > generation && now.revision == revision;
                 *entry = (now.generation, now.revision, told + usize::from(again));
-                let asked = self.restarts.get(&now.service).map_or(0, BTreeSet::len);
+                let learnt = self.learnt.iter().filter(|(member, _)| *member == now.member).count();
+                let asked = self.restarts.get(&now.service).map_or(0, BTreeSet::len) + learnt;
                 if entry.2 > asked {
                     return Err(format!(
                         "{} is told to restart {} times, asked {asked}",

@@ -14,10 +14,10 @@ use crate::world::State;
 
 /// The services that promise to lose no write, by the numbers of their clients.
 #[derive(Debug)]
-struct Promised(BTreeMap<u64, String>);
+pub(super) struct Promised(BTreeMap<u64, String>);
 
 impl Promised {
-    fn of(scenario: &Scenario) -> Self {
+    pub(super) fn of(scenario: &Scenario) -> Self {
         let available = |value: &serde_json::Value| value.as_str() == Some("available");
         let strict =
             scenario.services.iter().filter(|file| !file.more.get("durability").is_some_and(available));
@@ -29,7 +29,7 @@ impl Promised {
     }
 
     /// What clients of a service were told is safe.
-    fn safe<'a>(&'a self, cloud: &'a Cloud, service: &'a str) -> impl Iterator<Item = &'a u64> {
+    pub(super) fn safe<'a>(&'a self, cloud: &'a Cloud, service: &'a str) -> impl Iterator<Item = &'a u64> {
         let of_service = move |write: &&u64| self.0.get(&client_of(**write)).is_some_and(|of| of == service);
         cloud.truth.acknowledged.keys().filter(of_service)
     }

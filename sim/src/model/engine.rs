@@ -27,6 +27,9 @@ pub struct Launch {
     pub confirming: usize,
     /// The group's members, if they elect their leader themselves: those who vote if none has before.
     pub quorum: Option<BTreeSet<MemberName>>,
+    /// Whether it follows without a vote: it neither elects nor confirms, and the others count it as one that is away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learner: bool,
     /// The version of its program.
     #[serde(default)]
     pub version: String,
@@ -87,6 +90,11 @@ impl Engine {
             receiving: None,
             filled: false,
         }
+    }
+
+    /// Whether it has been given, since it was started, what another one had by then.
+    pub(super) fn has_synced(&self) -> bool {
+        self.filled
     }
 
     /// Whether it waits for a member's word, among others', before it confirms a write.
@@ -476,10 +484,10 @@ impl Cloud {
         if !wrote {
             return;
         }
-        if let Some(engine) = self.hosts.engine_mut(node, member) {
-            engine.filled = true;
-        }
-        if let Some(upstream) = self.hosts.engine_mut(&at, &of) {
+        let Some(engine) = self.hosts.engine_mut(node, member) else { return };
+        engine.filled = true;
+        let confirms = !engine.launch.learner;
+        if let Some(upstream) = self.hosts.engine_mut(&at, &of).filter(|_| confirms) {
             let has = upstream.confirmed.entry(member.clone()).or_default();
             *has = (*has).max(length);
         }

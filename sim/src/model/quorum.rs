@@ -50,6 +50,7 @@ impl Cloud {
             .filter(|(node, member, _, engine)| {
                 voters.contains(*member)
                     && engine.up
+                    && !engine.launch.learner
                     && engine.launch.service == launch.service
                     && !self.is_paused(node)
             })
@@ -92,7 +93,7 @@ impl Cloud {
     /// What a member of a quorum says of itself.
     pub(super) fn observe_voter(&self, member: &MemberName, engine: &Engine, view: EngineView) -> EngineView {
         let Some(voters) = self.quorums.get(&engine.launch.service) else { return view };
-        let votes = voters.members.contains(member);
+        let votes = voters.members.contains(member) && !engine.launch.learner;
         let role = if votes { Role::Voter } else { Role::Learner };
         let Some((at, of)) = self.leader_of(&engine.launch.service) else {
             return EngineView { role, ..view };
@@ -103,7 +104,9 @@ impl Cloud {
         let length = |engine: &Engine| self.history(&engine.volume).map_or(0, |history| history.writes.len());
         let leader = self.hosts.engine(&at, &of);
         let lag = leader.map(|leader| length(leader).saturating_sub(length(engine)) as u64);
-        let ready = votes || lag.is_some_and(|lag| lag < 100);
+        // One without a vote serves once it has been given what its leader had when it came.
+        let synced = !engine.launch.learner || engine.has_synced();
+        let ready = votes || synced && lag.is_some_and(|lag| lag < 100);
         EngineView { role, ready, lag, follows: leader.and_then(|leader| leader.launch.address), ..view }
     }
 
@@ -164,6 +167,7 @@ impl Cloud {
             .engines()
             .filter(|(at, _, _, engine)| {
                 engine.up
+                    && !engine.launch.learner
                     && engine.launch.service == service
                     && self.can_talk(node, at)
                     && !self.is_paused(at)

@@ -171,6 +171,14 @@ pub fn known(bug: Planted) -> Known {
             "Kubernetes documentation of Retain: a released volume still has its last claimant's data",
             "what is made anew has another identity, since what was before may come back",
         ),
+        Planted::VotesAtOnce => known(
+            "ZOOKEEPER-2325: a server whose snapshots are gone starts with nothing, and with its vote",
+            "a vote rests on what its voter remembers: with the disk it is gone",
+        ),
+        Planted::VotesTooEarly => known(
+            "etcd documentation of learners: a member counts before it has the log",
+            "who learns says itself when it has caught up",
+        ),
         Planted::KeyIgnored => known(
             "FireCamp (W-01): the same create twice is refused or made twice",
             "a repeated request is the same request",

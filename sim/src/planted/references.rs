@@ -245,6 +245,15 @@ fn rebuild(member: &str) -> Action {
     Action::Rebuild(member.to_owned())
 }
 
+/// One that leads itself, and whose voters come back without a vote once they have lost everything.
+fn learning(scenario: Scenario) -> Scenario {
+    let mut scenario = quorum(scenario);
+    for service in &mut scenario.services {
+        service.more.insert("options".to_owned(), json!({"learners": true}));
+    }
+    scenario
+}
+
 fn disks() -> Vec<Scenario> {
     let local = |name: &str, seconds| storm(name, Profile::local_disks(), seconds);
     vec![
@@ -262,6 +271,9 @@ fn disks() -> Vec<Scenario> {
             )
             .at(33_000, rebuild("orders-2")),
         forgotten(),
+        learning(local("disks: a voter's is lost, and given up", 90))
+            .at(30_000, Action::LoseDisk(disk("orders-2")))
+            .at(35_000, rebuild("orders-2")),
     ]
 }
 

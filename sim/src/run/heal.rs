@@ -255,6 +255,9 @@ fn serves(
         if !view.ready {
             return Err(format!("{member} on {node} is not ready: {view:?}"));
         }
+        if view.role == Role::Learner {
+            return Err(format!("{member} on {node} has no vote yet"));
+        }
         leaders += usize::from(view.role == Role::Primary);
     }
     if let Some((member, _)) = running.iter().find(|(_, count)| **count > 1) {

@@ -93,6 +93,11 @@ impl ServiceFile {
         !self.blueprint.starts_with("quorum")
     }
 
+    /// Whether a member can follow without a vote.
+    pub fn has_learners(&self) -> bool {
+        !self.is_led_by_us() && self.more.get("options").is_some_and(|options| options["learners"] == true)
+    }
+
     /// The version of its engine.
     pub fn version(&self) -> &str {
         self.blueprint.split_once('@').map_or("1", |(_, version)| version)

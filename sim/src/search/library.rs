@@ -133,6 +133,15 @@ fn quorum(mut scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// One that leads itself, and has members that follow without a vote until they have caught up.
+fn learning(scenario: Scenario) -> Scenario {
+    let mut scenario = quorum(scenario);
+    for service in &mut scenario.services {
+        service.more.insert("options".to_owned(), json!({"learners": true}));
+    }
+    scenario
+}
+
 /// A service of so many members, and a node for each of up to five.
 fn members(mut scenario: Scenario, replicas: u32) -> Scenario {
     scenario.nodes = 5;
@@ -356,6 +365,27 @@ pub const ALL: &[Reference] = &[
                 let given_up = lost.at(SET + 25_000, Action::Rebuild("orders-1".to_owned()));
                 let back = given_up.at(70_000, Action::StartAllNodes).at(75_000, Action::StopNode(primary()));
                 storm(back.at(120_000, Action::StartAllNodes), 135_000)
+            },
+        ),
+    ),
+    on(
+        &[ON_DISKS],
+        reference(
+            "rebuild-quorum",
+            "a voter's disk is gone with its node: it learns elsewhere, and votes again",
+            |s| storm(for_good(rebuild(learning(busy(s)), "orders-1", 5_000)), 90_000),
+        ),
+    ),
+    on(
+        &[ON_DISKS],
+        reference(
+            "rebuild-in-turn-quorum",
+            "a voter is rebuilt, and the next one's disk is gone: the first one's vote is needed",
+            |s| {
+                let first = rebuild(learning(busy(s)), "orders-0", 5_000);
+                let lost = first.at(90_000, Action::LoseDisk(disk("orders-1")));
+                let second = lost.at(95_000, Action::Rebuild("orders-1".to_owned()));
+                storm(second.at(70_000, Action::StartAllNodes), 140_000)
             },
         ),
     ),

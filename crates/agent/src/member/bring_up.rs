@@ -10,6 +10,7 @@ use steadfast_core::engine::{EngineContext, Peer, WantedRole};
 use steadfast_core::error::{Error, ErrorKind, Result};
 use steadfast_core::ids::{Epoch, Generation, VolumeName};
 use steadfast_core::model::{Member, MemberPhase, Reason, Role};
+use steadfast_core::planted::{self, Planted};
 use steadfast_core::workflow::claim::ClaimProgress;
 
 use super::data::{self, DataStep, DataView, wanted_role};
@@ -185,7 +186,7 @@ impl MemberTask {
             node: parts.config.node.clone(),
             zone: parts.config.zone.clone(),
             epoch: member.epoch,
-            learner: member.recloning && blueprint.learners,
+            learner: member.recloning && blueprint.learners && !planted::is(Planted::VotesAtOnce),
             durability: known.revision.spec.durability,
             options: known.revision.options.clone(),
             ports: blueprint.ports.iter().map(|port| (port.name.clone(), port.port)).collect(),

@@ -208,7 +208,8 @@ pub(super) fn finish(facts: &Facts, plan: &mut Plan) {
     for (name, member) in facts.own_members().filter(|(_, member)| member.record.recloning) {
         let serves_as = |role| {
             member.status.as_ref().is_some_and(|status| {
-                status.ready && status.role == role && status.generation >= member.record.generation
+                let ready = status.ready || role == Role::Learner && planted::is(Planted::VotesTooEarly);
+                ready && status.role == role && status.generation >= member.record.generation
             })
         };
         let votes_from = match blueprint_of(facts, member).leadership {

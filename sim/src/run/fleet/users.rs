@@ -221,6 +221,8 @@ impl Fleet {
     pub fn rebuild(self: &Arc<Self>, member: &MemberName, disk: &NodeName) {
         let Some((service, _)) = member.as_str().rsplit_once('-') else { return };
         let (world, member, disk) = (self.world.clone(), member.clone(), disk.clone());
+        // Voters never come back where engines have no learners; where they have, a quorum may stand later.
+        let learn = self.scenario.services.iter().any(|file| file.name == service && file.has_learners());
         self.ask_until(Decides::new(service, None), move |control, _| {
             let (world, member, disk) = (world.clone(), member.clone(), disk.clone());
             async move {
@@ -228,7 +230,7 @@ impl Fleet {
                 let is_gone = world.look(|state| state.cloud.has_lost(&member, &disk));
                 match refused {
                     Err(ControlError::Conflict { reason, .. })
-                        if reason == Reason::VoterAmnesia || !is_gone =>
+                        if reason == Reason::VoterAmnesia && !learn || !is_gone =>
                     {
                         Ok(())
                     }
