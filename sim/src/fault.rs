@@ -231,10 +231,36 @@ pub struct Fired {
 /// change that an earlier answer is another one.
 const LAGS_OFTEN: u64 = 20;
 
+/// Where a run parts into several, each with one fault more.
+pub(crate) struct Parting {
+    /// By call, what may befall it.
+    at: BTreeMap<(u64, u32), Vec<Planned>>,
+    /// Parts the run in two; whether this is the one with the fault.
+    part: Box<dyn FnMut(&Planned) -> bool + Send>,
+}
+
+impl Parting {
+    pub(crate) fn new(faults: &[Planned], part: impl FnMut(&Planned) -> bool + Send + 'static) -> Self {
+        let mut at: BTreeMap<_, Vec<Planned>> = BTreeMap::new();
+        for planned in faults {
+            at.entry((planned.at.site(), planned.at.nth)).or_default().push(planned.clone());
+        }
+        Parting { at, part: Box::new(part) }
+    }
+}
+
+impl std::fmt::Debug for Parting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parting").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
 /// The faults of a run, as they fire.
 #[derive(Debug, Default)]
 pub struct Faults {
     planned: BTreeMap<(u64, u32), Fault>,
+    parting: Option<Parting>,
+    parted: Option<Planned>,
     random: Option<RandomFaults>,
     fired: Vec<Fired>,
     unfired: usize,
@@ -249,11 +275,33 @@ impl Faults {
         Faults { unfired: planned.len(), planned, random: plan.random.clone(), ..Faults::default() }
     }
 
+    /// Lets the run part at calls that are still to come.
+    pub(crate) fn part(&mut self, parting: Parting) {
+        self.parting = Some(parting);
+    }
+
+    /// The fault that this run has since it parted from others.
+    pub(crate) fn parted(&self) -> Option<&Planned> {
+        self.parted.as_ref()
+    }
+
+    fn part_at(&mut self, call: (u64, u32)) {
+        let Some(Parting { at, part }) = &mut self.parting else { return };
+        let here = at.remove(&call).unwrap_or_default();
+        if let Some(planned) = here.into_iter().find(|planned| part(planned)) {
+            self.planned.insert(call, planned.fault);
+            self.unfired += 1;
+            self.parted = Some(planned);
+            self.parting = None;
+        }
+    }
+
     /// What befalls the `nth` call of a site, if anything. `lags`: its answer may be an earlier one.
     pub fn befall(&mut self, now: Time, label: u64, nth: u32, lags: bool) -> Option<Fault> {
         if self.healed {
             return None;
         }
+        self.part_at((label, nth));
         if let Some(fault) = self.planned.get(&(label, nth)) {
             self.unfired -= 1;
             return Some(*fault);

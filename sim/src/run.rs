@@ -18,6 +18,7 @@ use steadfast_core::ids::NodeName;
 
 use crate::cast::Cast;
 use crate::env::MachineClock;
+use crate::fault::Parting;
 use crate::invariant::Judge;
 use crate::model::Fact;
 use crate::time::Time;
@@ -44,9 +45,21 @@ pub fn run(scenario: &Scenario) -> Result<Outcome, String> {
 /// # Errors
 /// If a name in it is not valid, or bugs are planted that this build does not have.
 pub fn run_with(scenario: &Scenario, cast: &Cast) -> Result<Outcome, String> {
+    run_parting(scenario, cast, None)
+}
+
+/// Carries out a scenario that may part into several on its way.
+pub(crate) fn run_parting(
+    scenario: &Scenario,
+    cast: &Cast,
+    parting: Option<Parting>,
+) -> Result<Outcome, String> {
     let _planting = crate::planted::plant(&scenario.planted)?;
     let world = World::new(scenario.profile.clone(), scenario.seed, &scenario.plan);
     world.exec().set_schedule(scenario.schedule);
+    if let Some(parting) = parting {
+        world.direct(|state, _| state.faults.part(parting));
+    }
     world.act(|cloud, _| cloud.own = cast.make_models());
     let fleet = Fleet::new(world.clone(), scenario, cast)?;
     let mut judge = Judge::new(scenario, cast.make_rules());
@@ -60,13 +73,19 @@ pub fn run_with(scenario: &Scenario, cast: &Cast) -> Result<Outcome, String> {
         state.cloud.truth.note(now, Fact::Scripted { text: told });
     });
     if judge.goes_on(scenario) {
+        // What its faults leave behind takes time.
+        let parted = world.look(|state| state.faults.parted().cloned());
+        let scenario = &*scenario.with_fault(parted);
         heal::heal(&fleet, scenario);
         heal::settle(&fleet, &mut judge, scenario, &mut timings);
     }
     world.look(|state| judge.at_end(world.now(), state));
     let outcome = Outcome::of(&world, judge, timings);
-    fleet.end();
-    world.end();
+    // A process that has parted ends with its run.
+    if world.look(|state| state.faults.parted().is_none()) {
+        fleet.end();
+        world.end();
+    }
     Ok(outcome)
 }
 

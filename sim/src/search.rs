@@ -4,6 +4,7 @@
 //! - [`library`]: a reference run of every workflow that ships
 //! - [`sites`]: the call sites of a run, folded to those that differ in meaning
 //! - [`enumerate`]: every site with every class of fault, one after another
+//! - `forked`: what many runs have in common, carried out once
 //! - [`pairs`]: a second fault in the wake of the first
 //! - [`shrink`]: the smallest case that still breaks the same rule
 //! - [`random`]: swarms of faults, with feedback
@@ -15,6 +16,7 @@
 pub mod case;
 pub mod doctor;
 pub mod enumerate;
+mod forked;
 pub mod library;
 pub mod oracle;
 pub mod pairs;

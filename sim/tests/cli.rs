@@ -143,3 +143,23 @@ fn results_can_be_read_by_machines() {
         "{xml}"
     );
 }
+
+/// What is carried out once for many runs changes none of them: what an enumeration finds is the same with every run from
+/// its beginning.
+#[test]
+fn runs_that_part_come_to_what_they_come_to_from_their_beginning() {
+    let found = |apart: &[&str]| {
+        let mut arguments = vec!["-o", "json", "enumerate", "--scenario", "create", "--profile", "embedded"];
+        arguments.extend(["--class", "late_effect", "--class", "crash_after"]);
+        arguments.extend(apart);
+        let output = sim(&arguments);
+        assert!(output.status.success(), "{}{}", out(&output), err(&output));
+        let mut report: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+        report.as_object_mut().unwrap().remove("elapsed");
+        report
+    };
+    let parted = found(&[]);
+    assert!(parted["runs"].as_u64().unwrap() > 50, "{parted}");
+    assert_eq!(parted, found(&["--apart"]));
+    fails(&["enumerate", "--class", "sneeze"], 64, &["there are: ", "late_effect"]);
+}

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use steadfast_sim::fault::Class;
 use steadfast_sim::run::run;
 use steadfast_sim::search::Case;
 use steadfast_sim::search::enumerate::{self as search, Difference, Failure as Broken, Options, Report};
@@ -20,6 +21,9 @@ pub(crate) struct EnumerateArgs {
     /// Only these profiles
     #[arg(long = "profile", value_name = "NAME")]
     profiles: Vec<String>,
+    /// Only these classes of faults: late_effect, crash_after…
+    #[arg(long = "class", value_name = "NAME", value_parser = class)]
+    classes: Vec<Class>,
     /// The seed of every run
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -32,6 +36,9 @@ pub(crate) struct EnumerateArgs {
     /// Each site and class in one scenario after another, instead of in every one that comes by it
     #[arg(long, conflicts_with = "every_profile")]
     fold: bool,
+    /// Every run from its beginning, instead of once up to where runs that differ in their last fault part
+    #[arg(long)]
+    apart: bool,
     /// A second fault in the wake of the first, so many for each
     #[arg(long, value_name = "COUNT", num_args = 0..=1, default_missing_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
     pairs: Option<u16>,
@@ -43,6 +50,15 @@ pub(crate) struct EnumerateArgs {
     save: Option<PathBuf>,
 }
 
+fn class(name: &str) -> std::result::Result<Class, String> {
+    let found = serde_json::from_value(name.into());
+    found.map_err(|_| {
+        let names = Class::ALL.iter().filter_map(|class| serde_json::to_value(class).ok());
+        let names: Vec<String> = names.filter_map(|name| Some(name.as_str()?.to_owned())).collect();
+        format!("there are: {}", names.join(", "))
+    })
+}
+
 /// How long after the first fault of a pair the second may come, in milliseconds: longer than any lease.
 const WINDOW_MS: u64 = 15_000;
 
@@ -50,11 +66,12 @@ pub(crate) fn enumerate(global: &Global, args: &EnumerateArgs) -> Result<Exit> {
     let options = Options {
         scenarios: args.scenarios.clone(),
         profiles: args.profiles.clone(),
-        classes: Vec::new(),
+        classes: args.classes.clone(),
         seed: args.seed,
         per_site: usize::from(args.per_site),
         every_profile: args.every_profile,
         fold: args.fold,
+        fork: !args.apart,
         jobs: global.jobs(),
         budget: args.budget,
     };

@@ -1,5 +1,6 @@
 //! What a run is made of, as data.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use super::pace::Pace;
 use super::script::{Action, Scripted, Target, Triggered};
 use crate::env::ClockSkew;
 use crate::exec::Schedule;
-use crate::fault::Plan;
+use crate::fault::{Plan, Planned};
 use crate::key::Key;
 use crate::model::Profile;
 use crate::model::host::Way;
@@ -156,6 +157,14 @@ pub struct HealPhase {
 }
 
 impl Scenario {
+    /// The same with one more fault in its plan, if there is one.
+    pub(crate) fn with_fault(&self, more: Option<Planned>) -> Cow<'_, Self> {
+        let Some(planned) = more else { return Cow::Borrowed(self) };
+        let mut scenario = self.clone();
+        scenario.plan.faults.push(planned);
+        Cow::Owned(scenario)
+    }
+
     /// A calm run: three nodes in three zones, one server, one service of three members and one client.
     pub fn calm(name: &str, profile: Profile, seed: u64) -> Self {
         let accept_lease = profile.lease_margin_ms.is_some();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::case::{Case, CaseError};
+use super::forked::Workers;
 use super::library::{self, PROFILES, Reference};
 use super::oracle;
 use super::pool::{self, Budget, Carry, Verdict, carry_out_with};
@@ -37,6 +38,9 @@ pub struct Options {
     /// Whether a site that several scenarios come by is enumerated in one of them, the next one for each class, and
     /// not in every one: what it means is the same, what goes on around it is not.
     pub fold: bool,
+    /// Whether runs that are the same up to their last fault are carried out once up to there, in processes that part:
+    /// only for the simulator's own [`run`](crate::run::run), and in a process of one thread.
+    pub fork: bool,
     /// How many runs at once.
     pub jobs: usize,
     /// How long it may take.
@@ -53,6 +57,7 @@ impl Default for Options {
             per_site: 1,
             every_profile: false,
             fold: false,
+            fork: false,
             jobs: pool::processors(),
             budget: None,
         }
@@ -148,6 +153,7 @@ type Place = (Option<&'static str>, Folded);
 struct Enumeration<'a> {
     options: &'a Options,
     carry: &'a Carry,
+    workers: Option<Workers>,
     budget: Budget,
     report: Report,
     /// Sites that have been enumerated, in any scenario.
@@ -222,6 +228,7 @@ impl<'a> Enumeration<'a> {
         Enumeration {
             options,
             carry,
+            workers: options.fork.then(|| Workers::start(options.jobs, budget)),
             budget,
             report: Report::default(),
             covered: BTreeSet::new(),
@@ -314,8 +321,12 @@ impl Enumeration<'_> {
     }
 
     fn carry_out(&mut self, cases: &[Case]) -> Result<(), CaseError> {
-        let verdicts =
-            pool::over(self.options.jobs, cases, &self.budget, |case| carry_out_with(case, self.carry));
+        let mut verdicts = match &self.workers {
+            Some(workers) => workers.over(cases, &self.budget)?,
+            None => vec![None; cases.len()],
+        };
+        let carry = |case: &Case| carry_out_with(case, self.carry);
+        pool::rest(self.options.jobs, cases, &self.budget, &mut verdicts, carry);
         for (verdict, case) in verdicts.into_iter().zip(cases) {
             let Some(verdict) = verdict else {
                 self.report.left += 1;

@@ -68,7 +68,7 @@ const CLASSES: [Class; 6] = [
 pub fn enumerate(options: &Options, carry: &Carry) -> Result<Report, CaseError> {
     let budget = Budget::of(options.first.budget);
     let classes = CLASSES.to_vec();
-    let first = enumerate::Options { classes, fold: true, ..options.first.clone() };
+    let first = enumerate::Options { classes, fold: true, fork: false, ..options.first.clone() };
     let mut firsts = enumerate::singles(&first, carry, budget)?;
     firsts.sort_by_key(|case| hash::of_debug(&(options.first.seed, &case.faults, &case.scenario)));
     let beyond = firsts.split_off(options.most_firsts.min(firsts.len()));

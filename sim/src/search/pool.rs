@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::case::{Case, CaseError};
 use super::library;
-use super::sites::{Calls, Folded, calls};
+use super::sites::{Calls, Folded, first_calls};
 use super::state;
 use crate::fault::{Fired, Planned};
 use crate::run::{Ending, Outcome, Scenario, Timings, Violation, run};
@@ -52,12 +52,11 @@ impl Verdict {
         self.violations.first().map(|violation| violation.rule.as_str())
     }
 
-    fn of(case: &Case, scenario: &Scenario, outcome: &Outcome) -> Self {
+    pub(super) fn of(case: &Case, scenario: &Scenario, outcome: &Outcome) -> Self {
         let from = library::find(&case.scenario).map_or(0, |reference| reference.from_ms);
-        let within = calls(outcome, Time::from_millis(from), Time::from_millis(scenario.storm_ms));
-        let reached = within.into_iter().map(|(site, calls)| (site, calls.first()));
+        let (from, until) = (Time::from_millis(from), Time::from_millis(scenario.storm_ms));
         Verdict {
-            reached: reached.collect(),
+            reached: first_calls(outcome, from, until),
             violations: outcome.violations.clone(),
             hash: outcome.hash,
             missing: missing(case, &outcome.fired),
@@ -70,7 +69,7 @@ impl Verdict {
         }
     }
 
-    fn panicked(why: &(dyn Any + Send)) -> Self {
+    pub(super) fn panicked(why: &(dyn Any + Send)) -> Self {
         let text = why
             .downcast_ref::<String>()
             .cloned()
@@ -91,7 +90,7 @@ impl Verdict {
     }
 }
 
-fn missing(case: &Case, fired: &[Fired]) -> Vec<Planned> {
+pub(super) fn missing(case: &Case, fired: &[Fired]) -> Vec<Planned> {
     let fired = |planned: &&Planned| !fired.iter().any(|fired| fired.planned == **planned);
     case.faults.iter().filter(fired).cloned().collect()
 }
@@ -147,6 +146,21 @@ impl Budget {
     /// How long it has been.
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
+    }
+}
+
+/// Does `work` for every item that has no result yet, as [`over`] does.
+pub(super) fn rest<T: Sync, R: Send>(
+    jobs: usize,
+    items: &[T],
+    budget: &Budget,
+    results: &mut [Option<R>],
+    work: impl Fn(&T) -> R + Sync,
+) {
+    let (left, mut places): (Vec<&T>, Vec<&mut Option<R>>) =
+        items.iter().zip(results).filter(|(_, result)| result.is_none()).unzip();
+    for (result, place) in over(jobs, &left, budget, |item| work(item)).into_iter().zip(&mut places) {
+        **place = result;
     }
 }
 

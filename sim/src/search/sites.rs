@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::{Class, Planned};
 use crate::key::{Key, Site};
@@ -12,7 +12,7 @@ use crate::time::Time;
 use crate::trace::Stage;
 
 /// A site in meaning: the role of who calls, not its number.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Folded {
     /// `agent`, `server`.
     pub role: String,
@@ -69,7 +69,7 @@ impl Folded {
 }
 
 /// The calls of a run at one folded site, in order.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Calls {
     /// Whether they may change something.
     pub writes: bool,
@@ -82,6 +82,10 @@ pub struct Calls {
 }
 
 impl Calls {
+    fn at(site: &Site) -> Self {
+        Calls { writes: site.writes, local: site.local, ..Calls::default() }
+    }
+
     /// Those worth a fault of this class of their own: all if there are few, else the first, the last and what lies
     /// evenly between.
     pub fn chosen(&self, class: Class, most: usize) -> Vec<&Key> {
@@ -104,40 +108,52 @@ impl Calls {
         let applies = |class: &Class| class.applies(operation, self.writes, self.local);
         Class::ALL.into_iter().filter(move |class| applies(class) && can(class))
     }
-
-    /// The first of every kind.
-    pub fn first(mut self) -> Self {
-        self.made.truncate(1);
-        self.telling.values_mut().for_each(|keys| keys.truncate(1));
-        self
-    }
 }
 
 /// The calls that a run made from `from` on until `until`, by folded site.
 pub fn calls(outcome: &Outcome, from: Time, until: Time) -> BTreeMap<Folded, Calls> {
-    let mut folded: Vec<Option<Folded>> = outcome.sites.iter().map(|site| Some(Folded::of(site))).collect();
-    let mut found: BTreeMap<Folded, Calls> = BTreeMap::new();
+    gather(outcome, from, until, usize::MAX)
+}
+
+/// Of these the first at every folded site, and the first for every class that needs telling.
+pub fn first_calls(outcome: &Outcome, from: Time, until: Time) -> BTreeMap<Folded, Calls> {
+    gather(outcome, from, until, 1)
+}
+
+/// So many of each kind at most.
+fn gather(outcome: &Outcome, from: Time, until: Time, most: usize) -> BTreeMap<Folded, Calls> {
+    // What is the same in meaning is found once for each site, and not for each of its calls.
+    let mut places: BTreeMap<Folded, usize> = BTreeMap::new();
+    let mut place_of = |site| {
+        let next = places.len();
+        *places.entry(Folded::of(site)).or_insert(next)
+    };
+    let place_of: Vec<usize> = outcome.sites.iter().map(&mut place_of).collect();
+    let mut found: Vec<Option<Calls>> = vec![None; places.len()];
     let within = |at: Time| from <= at && at < until;
     for entry in outcome.trace.iter().filter(|entry| entry.stage != Stage::Heard && within(entry.at)) {
         let index = entry.site as usize;
-        let (Some(site), Some(Some(name))) = (outcome.sites.get(index), folded.get_mut(index)) else {
-            continue;
-        };
-        if entry.stage == Stage::Asked && !found.contains_key(name) {
-            let calls = Calls { writes: site.writes, local: site.local, ..Calls::default() };
-            found.insert(name.clone(), calls);
-        }
-        let Some(calls) = found.get_mut(name) else { continue };
+        let (Some(site), Some(place)) = (outcome.sites.get(index), place_of.get(index)) else { continue };
+        let Some(calls) = found.get_mut(*place) else { continue };
         if entry.stage == Stage::Asked {
-            calls.made.push((entry.at, site.key(entry.nth)));
+            let known = calls.get_or_insert_with(|| Calls::at(site));
+            if known.made.len() < most {
+                known.made.push((entry.at, site.key(entry.nth)));
+            }
             continue;
         }
+        // One that was made before that time is none of these.
+        let Some(known) = calls else { continue };
         let telling = |class: &Class| class.needs_telling() && entry.telling.allows(*class);
         for class in Class::ALL.into_iter().filter(telling) {
-            calls.telling.entry(class).or_default().push(site.key(entry.nth));
+            let telling = known.telling.entry(class).or_default();
+            if telling.len() < most {
+                telling.push(site.key(entry.nth));
+            }
         }
     }
-    found
+    let named = places.into_iter().filter_map(|(site, place)| Some((site, found.get_mut(place)?.take()?)));
+    named.collect()
 }
 
 /// A fault of this class, of the strength that enumeration uses: longer than any patience and any lease.
