@@ -17,6 +17,8 @@ use crate::world::State;
 
 /// How long a node has to be silent to count for the brake: its lease, and a look.
 const SILENT_MS: u128 = 6_500;
+/// How long a member has to serve for that to be known: until its agent looks, tells it, and a server has heard that.
+const HEARD_MS: u128 = 2_000;
 
 fn is_silent(host: &Host) -> bool {
     !host.running || host.paused || host.cut.control
@@ -35,6 +37,9 @@ pub(super) struct NoNeed {
     /// at once.
     served: BTreeSet<MemberName>,
     fell: BTreeMap<MemberName, Time>,
+    /// When each was up last, and when somebody began last to lead each service: one serves since then at the earliest.
+    rose: BTreeMap<MemberName, Time>,
+    led: BTreeMap<ServiceName, Time>,
     /// An operator has said of a node that it is dead: what follows is the operator's.
     confirmed: bool,
     /// The services that let their data move on an expired lease.
@@ -75,6 +80,12 @@ impl Rule for NoNeed {
             }
             Fact::EngineUp { member, .. } => {
                 self.served.insert(member.clone());
+                self.rose.insert(member.clone(), at);
+                Ok(())
+            }
+            Fact::Leads { member, leads: true, .. } => {
+                let service = self.told.get(member).map(|told| told.service.clone());
+                self.led.extend(service.map(|service| (service, at)));
                 Ok(())
             }
             Fact::EngineDown { member, node, why, .. } => {
@@ -144,6 +155,11 @@ impl NoNeed {
         cloud: &Cloud,
     ) -> Result<(), String> {
         if now.generation <= before.generation || !now.run || !serves(cloud, &now.member) {
+            return Ok(());
+        }
+        // One that did not serve a moment ago was to be told, as far as anybody had heard.
+        let since = self.rose.get(&now.member).max(self.led.get(&now.service));
+        if since.is_some_and(|since| at.since(*since).as_millis() < HEARD_MS) {
             return Ok(());
         }
         let missing = self.told.values().find(|other| {

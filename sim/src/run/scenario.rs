@@ -157,6 +157,13 @@ pub struct HealPhase {
 }
 
 impl Scenario {
+    /// The fewest nodes on which no two members of a service have to be together on one disk: no guarantee is about losing
+    /// both.
+    pub(crate) fn fewest_nodes(&self) -> u32 {
+        let members = self.services.iter().map(|service| service.replicas).max();
+        members.filter(|_| self.profile.volumes.on_nodes).unwrap_or(1).max(1)
+    }
+
     /// The same with one more fault in its plan, if there is one.
     pub(crate) fn with_fault(&self, more: Option<Planned>) -> Cow<'_, Self> {
         let Some(planned) = more else { return Cow::Borrowed(self) };

@@ -177,6 +177,9 @@ fn make(seed: u64, number: usize, from: &[(&Reference, &str)], kept: &[Case]) ->
         case.change = topology(&mut draw);
         case.change.replicas =
             case.change.replicas.filter(|replicas| reference.admits(*replicas)).or(Some(3));
+        // As many as members at most ([`asked`]), so that no two have to be on one disk.
+        let fewest = if *profile == "local-disks" { 4 } else { 1 };
+        case.change.nodes = case.change.nodes.map(|nodes| nodes.max(fewest));
     }
     if draw.once_in(2) {
         events(&mut case, &mut draw);

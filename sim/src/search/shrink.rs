@@ -139,7 +139,8 @@ impl Shrinking<'_> {
                 break;
             }
         }
-        for nodes in 1..scenario.nodes {
+        let fewest = self.best.build().map_or(1, |smaller| smaller.fewest_nodes());
+        for nodes in fewest..scenario.nodes {
             let mut case = self.best.clone();
             case.change.nodes = Some(nodes);
             if self.try_case(case).is_some() {

@@ -43,8 +43,8 @@ impl Control {
                 binding.lost = true;
                 binding.last_holder = None;
             }
-            // Whoever held it is proven dead.
-            record.unreleased.clear();
+            // Whoever held it is proven dead, and stays on the list: it may still have the member's address, which the next
+            // claim takes from nobody else.
             record.holder = None;
             record.placed_on = None;
             record.last_node = None;
