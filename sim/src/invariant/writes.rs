@@ -130,6 +130,10 @@ impl Rule for Chosen {
                 if self.terms.insert(service.clone(), role.term) == Some(role.term) {
                     return Ok(());
                 }
+                // Its disk was lost since it said what it has, or since it led: nobody is served what it lacks.
+                if state.cloud.has_nothing_left(leader) {
+                    return Ok(());
+                }
                 self.has_all(&state.cloud, service.as_str(), leader)
             }
             Fact::Leads { member, node, leads: true, .. } => {

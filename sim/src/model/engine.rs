@@ -231,11 +231,10 @@ impl Cloud {
                 let Some(address) = peer.address else {
                     return Err(failed(ErrorKind::Invalid, "assume", member, "its primary has no address"));
                 };
-                if engine.doing == Doing::Following(address) {
-                    self.pull(now, node, member);
-                    return Ok(());
-                }
-                if let Some((at, of)) = self.engine_at(address)
+                // One that follows already may have begun to while nobody could tell it what it is to follow.
+                let follows = engine.doing == Doing::Following(address);
+                let to_follow = if follows { self.upstream(node, member) } else { self.engine_at(address) };
+                if let Some((at, of)) = to_follow
                     && !self.is_behind(node, member, &at, &of)
                 {
                     self.stop_leading(now, node, member);

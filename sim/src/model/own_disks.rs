@@ -132,6 +132,11 @@ impl Cloud {
         self.volumes_of(member).any(|volume| self.is_on(volume, node) && volume.on_disk == OnDisk::Lost)
     }
 
+    /// Whether a member has no volume but such that are gone with their disk, and so never comes up with what it had.
+    pub fn has_nothing_left(&self, member: &MemberName) -> bool {
+        self.volumes_of(member).all(|volume| volume.on_disk == OnDisk::Lost)
+    }
+
     /// Whether any volume is on a disk that is away or gone.
     pub fn any_disk_away(&self) -> bool {
         self.profile.volumes.on_nodes

@@ -6,6 +6,7 @@ use crate::ids::{MemberName, NodeName};
 use crate::metadata::WriteOutcome;
 use crate::model::{Leadership, Member, MemberPhase, Reason};
 use crate::plan::{NoRebuild, Source, may_rebuild};
+use crate::planted::{self, Planted};
 use crate::workflow::claim::{push_event, set_phase};
 
 impl Control {
@@ -45,6 +46,9 @@ impl Control {
             }
             // Whoever held it is proven dead, and stays on the list: it may still have the member's address, which the next
             // claim takes from nobody else.
+            if planted::is(Planted::RebuiltBeside) {
+                record.unreleased.clear();
+            }
             record.holder = None;
             record.placed_on = None;
             record.last_node = None;
