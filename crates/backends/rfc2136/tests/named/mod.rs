@@ -33,6 +33,8 @@ const ZONE: &str = "$TTL 5\n@ SOA ns.invalid. root.invalid. 1 60 60 600 5\n@ NS 
 pub struct Named {
     folder: tempfile::TempDir,
     address: SocketAddr,
+    /// Keeps its port from other tests: two servers may listen at one address, and each would have some of the questions.
+    _port: TcpListener,
     process: Option<Child>,
 }
 
@@ -45,9 +47,11 @@ impl Named {
 
     fn try_start() -> Result<Named, String> {
         let folder = tempfile::Builder::new().prefix("named.").tempdir().unwrap();
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        // At another address than its own.
+        let reserved = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 53), 0)).unwrap();
+        let port = reserved.local_addr().unwrap().port();
+        let address = (Ipv4Addr::LOCALHOST, port).into();
         let path = folder.path().display().to_string();
-        let port = address.port();
         let mut text = format!(
             "options {{ directory \"{path}\"; pid-file none; session-keyfile none; recursion no; \
              listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; dnssec-validation no; \
@@ -62,7 +66,7 @@ impl Named {
             );
         }
         fs::write(folder.path().join("named.conf"), text).unwrap();
-        let mut named = Named { folder, address, process: None };
+        let mut named = Named { folder, address, _port: reserved, process: None };
         named.try_begin().map(|()| named)
     }
 
