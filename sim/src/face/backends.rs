@@ -88,7 +88,7 @@ impl Answer for Option<AddressStatus> {}
 impl Answer for AddressOutcome {}
 impl Answer for Option<RecordSet> {}
 impl Answer for NameOutcome {}
-impl Answer for Vec<Proof> {}
+impl Answer for Vec<(Proof, (NodeName, Incarnation))> {}
 
 macro_rules! list {
     ($list:ty) => {
@@ -418,14 +418,20 @@ impl NodeProver for SimProver {
         // Of one node, or of whatever there is.
         let one =
             own.first().filter(|_| asked == 1).map_or_else(|| "*".to_owned(), |(node, _)| node.to_string());
-        let answer = self.0.call(read("prover.prove", &one), move |cloud, now| {
+        let told = self.0.call(read("prover.prove", &one), move |cloud, now| {
             let proof = |(node, life): &(NodeName, Incarnation)| match cloud.is_node_dead(now, node, life) {
                 Some(true) => Proof::Dead,
                 Some(false) => Proof::Alive,
                 None => Proof::Unknown,
             };
-            Ok(own.iter().map(proof).collect::<Vec<_>>())
+            Ok(own.iter().map(|asked| (proof(asked), asked.clone())).collect::<Vec<_>>())
         });
-        answer.await.unwrap_or_else(|_| vec![Proof::Unknown; asked])
+        let told = told.await.unwrap_or_default();
+        // An earlier answer is about the lives that were asked about then: of a later one it says nothing.
+        let about = |(node, life): &(&NodeName, &Incarnation)| {
+            let of_life = told.iter().find(|(_, (of, its))| (of, its) == (*node, *life));
+            of_life.map_or(Proof::Unknown, |(proof, _)| *proof)
+        };
+        lives.iter().map(about).collect()
     }
 }
